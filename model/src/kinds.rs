@@ -1,0 +1,435 @@
+//! The one table of kinds: names, scope, verbs and subresources of everything the API serves.
+
+/// A way into part of an object, such as `pods/status`.
+#[derive(Debug, Clone, Copy)]
+pub struct Subresource {
+    pub name: &'static str,
+    /// Group, version and kind of what is sent and answered there.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub verbs: &'static [&'static str],
+}
+
+/// A row of the table. Two rows are equal when group, version and kind are.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// API group; empty for core.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    pub verbs: &'static [&'static str],
+    pub subresources: &'static [Subresource],
+    /// Where objects are kept, without a trailing slash; two kinds with the same storage are two views of it.
+    /// Empty for kinds that are answered and never stored.
+    pub storage: &'static str,
+    /// Go package path of the type in Kubernetes' OpenAPI, such as `io.k8s.api.core.v1`.
+    pub package: &'static str,
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        self.identity() == other.identity()
+    }
+}
+impl Eq for Kind {}
+impl PartialOrd for Kind {
+    fn partial_cmp(&self, other: &Kind) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Kind {
+    fn cmp(&self, other: &Kind) -> std::cmp::Ordering {
+        self.identity().cmp(&other.identity())
+    }
+}
+impl std::hash::Hash for Kind {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl Kind {
+    fn identity(&self) -> (&'static str, &'static str, &'static str) {
+        (self.group, self.version, self.kind)
+    }
+
+    /// `v1` for core, `group/version` otherwise.
+    pub fn api_version(&self) -> String {
+        group_version(self.group, self.version)
+    }
+
+    /// Storage key of one object. Cluster-scoped kinds ignore `namespace`.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced {
+            format!("{}/{namespace}/{name}", self.storage)
+        } else {
+            format!("{}/{name}", self.storage)
+        }
+    }
+
+    /// Prefix of the storage keys of all objects, or of those of one namespace; ends with a slash.
+    pub fn prefix(&self, namespace: Option<&str>) -> String {
+        match namespace {
+            Some(namespace) if self.namespaced => format!("{}/{namespace}/", self.storage),
+            _ => format!("{}/", self.storage),
+        }
+    }
+
+    /// Namespace and name in a storage key of this kind; the namespace is empty for cluster-scoped kinds.
+    pub fn parse_key<'a>(&self, key: &'a str) -> Option<(&'a str, &'a str)> {
+        let rest = key.strip_prefix(self.storage)?.strip_prefix('/')?;
+        let (namespace, name) = if self.namespaced { rest.split_once('/')? } else { ("", rest) };
+        (!name.is_empty() && !name.contains('/')).then_some((namespace, name))
+    }
+
+    /// `deployments.apps`, or `pods` for core: how status messages and RBAC name the resource.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// `Deployment.apps`, or `Pod` for core: how `is invalid` messages name the kind.
+    pub fn group_kind(&self) -> String {
+        if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
+    }
+
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
+    /// Answered but never stored (access reviews).
+    pub fn is_virtual(&self) -> bool {
+        self.storage.is_empty()
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// Name of the type in OpenAPI, such as `io.k8s.api.apps.v1.Deployment`.
+    pub fn definition(&self) -> String {
+        format!("{}.{}", self.package, self.kind)
+    }
+}
+
+/// `v1` for core, `group/version` otherwise.
+pub fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const CREATE: &[&str] = &["create"];
+const READ_WRITE: &[&str] = &["get", "patch", "update"];
+
+const fn part(
+    name: &'static str,
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    verbs: &'static [&'static str],
+) -> Subresource {
+    Subresource { name, group, version, kind, verbs }
+}
+
+const fn core(kind: &'static str, plural: &'static str, singular: &'static str, storage: &'static str) -> Kind {
+    Kind {
+        group: "",
+        version: "v1",
+        kind,
+        plural,
+        singular,
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        verbs: ALL_VERBS,
+        subresources: &[],
+        storage,
+        package: "io.k8s.api.core.v1",
+    }
+}
+
+const fn grouped(
+    group: &'static str,
+    package: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    storage: &'static str,
+) -> Kind {
+    Kind { group, package, ..core(kind, plural, singular, storage) }
+}
+
+const fn review(
+    group: &'static str,
+    package: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+) -> Kind {
+    Kind { namespaced: false, verbs: CREATE, ..grouped(group, package, kind, plural, singular, "") }
+}
+
+pub const NAMESPACE: &Kind = &Kind {
+    short_names: &["ns"],
+    namespaced: false,
+    verbs: NAMESPACE_VERBS,
+    subresources: &[
+        part("finalize", "", "v1", "Namespace", &["update"]),
+        part("status", "", "v1", "Namespace", READ_WRITE),
+    ],
+    ..core("Namespace", "namespaces", "namespace", "/registry/namespaces")
+};
+pub const NODE: &Kind = &Kind {
+    short_names: &["no"],
+    namespaced: false,
+    subresources: &[part("status", "", "v1", "Node", READ_WRITE)],
+    ..core("Node", "nodes", "node", "/registry/nodes")
+};
+pub const POD: &Kind = &Kind {
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[
+        part("attach", "", "v1", "PodAttachOptions", &["create", "get"]),
+        part("binding", "", "v1", "Binding", CREATE),
+        part("ephemeralcontainers", "", "v1", "Pod", READ_WRITE),
+        part("eviction", "policy", "v1", "Eviction", CREATE),
+        part("exec", "", "v1", "PodExecOptions", &["create", "get"]),
+        part("log", "", "v1", "Pod", &["get"]),
+        part("portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]),
+        part("status", "", "v1", "Pod", READ_WRITE),
+    ],
+    ..core("Pod", "pods", "pod", "/registry/pods")
+};
+pub const SERVICE: &Kind = &Kind {
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: &[part("status", "", "v1", "Service", READ_WRITE)],
+    ..core("Service", "services", "service", "/registry/services")
+};
+pub const ENDPOINTS: &Kind =
+    &Kind { short_names: &["ep"], ..core("Endpoints", "endpoints", "endpoints", "/registry/endpoints") };
+pub const CONFIG_MAP: &Kind =
+    &Kind { short_names: &["cm"], ..core("ConfigMap", "configmaps", "configmap", "/registry/configmaps") };
+pub const SECRET: &Kind = &core("Secret", "secrets", "secret", "/registry/secrets");
+pub const SERVICE_ACCOUNT: &Kind = &Kind {
+    short_names: &["sa"],
+    subresources: &[part("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)],
+    ..core("ServiceAccount", "serviceaccounts", "serviceaccount", "/registry/serviceaccounts")
+};
+/// Events as core/v1 shows them; this is also the form they are stored in.
+pub const EVENT: &Kind = &Kind { short_names: &["ev"], ..core("Event", "events", "event", "/registry/events") };
+/// The same events as events.k8s.io/v1 shows them; see [`crate::event`].
+pub const EVENTS_EVENT: &Kind = &Kind {
+    short_names: &["ev"],
+    ..grouped("events.k8s.io", "io.k8s.api.events.v1", "Event", "events", "event", "/registry/events")
+};
+pub const LEASE: &Kind = &grouped(
+    "coordination.k8s.io",
+    "io.k8s.api.coordination.v1",
+    "Lease",
+    "leases",
+    "lease",
+    "/registry/coordination.k8s.io/leases",
+);
+pub const ENDPOINT_SLICE: &Kind = &grouped(
+    "discovery.k8s.io",
+    "io.k8s.api.discovery.v1",
+    "EndpointSlice",
+    "endpointslices",
+    "endpointslice",
+    "/registry/discovery.k8s.io/endpointslices",
+);
+pub const REPLICA_SET: &Kind = &Kind {
+    short_names: &["rs"],
+    categories: &["all"],
+    subresources: &[
+        part("scale", "autoscaling", "v1", "Scale", READ_WRITE),
+        part("status", "apps", "v1", "ReplicaSet", READ_WRITE),
+    ],
+    ..grouped("apps", "io.k8s.api.apps.v1", "ReplicaSet", "replicasets", "replicaset", "/registry/apps/replicasets")
+};
+pub const DEPLOYMENT: &Kind = &Kind {
+    short_names: &["deploy"],
+    categories: &["all"],
+    subresources: &[
+        part("scale", "autoscaling", "v1", "Scale", READ_WRITE),
+        part("status", "apps", "v1", "Deployment", READ_WRITE),
+    ],
+    ..grouped("apps", "io.k8s.api.apps.v1", "Deployment", "deployments", "deployment", "/registry/apps/deployments")
+};
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+const RBAC_PACKAGE: &str = "io.k8s.api.rbac.v1";
+pub const CLUSTER_ROLE: &Kind = &Kind {
+    namespaced: false,
+    ..grouped(
+        RBAC,
+        RBAC_PACKAGE,
+        "ClusterRole",
+        "clusterroles",
+        "clusterrole",
+        "/registry/rbac.authorization.k8s.io/clusterroles",
+    )
+};
+pub const CLUSTER_ROLE_BINDING: &Kind = &Kind {
+    namespaced: false,
+    ..grouped(
+        RBAC,
+        RBAC_PACKAGE,
+        "ClusterRoleBinding",
+        "clusterrolebindings",
+        "clusterrolebinding",
+        "/registry/rbac.authorization.k8s.io/clusterrolebindings",
+    )
+};
+pub const ROLE: &Kind =
+    &grouped(RBAC, RBAC_PACKAGE, "Role", "roles", "role", "/registry/rbac.authorization.k8s.io/roles");
+pub const ROLE_BINDING: &Kind = &grouped(
+    RBAC,
+    RBAC_PACKAGE,
+    "RoleBinding",
+    "rolebindings",
+    "rolebinding",
+    "/registry/rbac.authorization.k8s.io/rolebindings",
+);
+
+const AUTHORIZATION: &str = "authorization.k8s.io";
+const AUTHORIZATION_PACKAGE: &str = "io.k8s.api.authorization.v1";
+pub const SELF_SUBJECT_ACCESS_REVIEW: &Kind = &review(
+    AUTHORIZATION,
+    AUTHORIZATION_PACKAGE,
+    "SelfSubjectAccessReview",
+    "selfsubjectaccessreviews",
+    "selfsubjectaccessreview",
+);
+pub const SELF_SUBJECT_RULES_REVIEW: &Kind = &review(
+    AUTHORIZATION,
+    AUTHORIZATION_PACKAGE,
+    "SelfSubjectRulesReview",
+    "selfsubjectrulesreviews",
+    "selfsubjectrulesreview",
+);
+pub const SUBJECT_ACCESS_REVIEW: &Kind = &review(
+    AUTHORIZATION,
+    AUTHORIZATION_PACKAGE,
+    "SubjectAccessReview",
+    "subjectaccessreviews",
+    "subjectaccessreview",
+);
+pub const SELF_SUBJECT_REVIEW: &Kind = &review(
+    "authentication.k8s.io",
+    "io.k8s.api.authentication.v1",
+    "SelfSubjectReview",
+    "selfsubjectreviews",
+    "selfsubjectreview",
+);
+
+/// Every kind, in the order in which discovery lists groups and, within a group, resources.
+static TABLE: [Kind; 22] = [
+    *CONFIG_MAP,
+    *ENDPOINTS,
+    *EVENT,
+    *NAMESPACE,
+    *NODE,
+    *POD,
+    *SECRET,
+    *SERVICE_ACCOUNT,
+    *SERVICE,
+    *DEPLOYMENT,
+    *REPLICA_SET,
+    *EVENTS_EVENT,
+    *SELF_SUBJECT_REVIEW,
+    *SELF_SUBJECT_ACCESS_REVIEW,
+    *SELF_SUBJECT_RULES_REVIEW,
+    *SUBJECT_ACCESS_REVIEW,
+    *CLUSTER_ROLE_BINDING,
+    *CLUSTER_ROLE,
+    *ROLE_BINDING,
+    *ROLE,
+    *LEASE,
+    *ENDPOINT_SLICE,
+];
+
+pub fn all() -> &'static [Kind] {
+    &TABLE
+}
+
+/// Group and version of every group served, core first, in discovery's order.
+pub fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut groups = Vec::new();
+    for kind in all() {
+        if !groups.contains(&(kind.group, kind.version)) {
+            groups.push((kind.group, kind.version));
+        }
+    }
+    groups
+}
+
+/// The kind behind a resource path; an empty `version` asks for the preferred one.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    all().iter().find(|kind| {
+        kind.plural == plural && kind.group == group && (version.is_empty() || kind.version == version)
+    })
+}
+
+/// The kind that an object's `apiVersion` and `kind` name.
+pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    all().iter().find(|row| row.kind == kind && row.group == group && row.version == version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_group_namespace_and_name() {
+        assert_eq!(POD.key("default", "a"), "/registry/pods/default/a");
+        assert_eq!(DEPLOYMENT.key("default", "a"), "/registry/apps/deployments/default/a");
+        assert_eq!(NODE.key("", "a"), "/registry/nodes/a");
+        assert_eq!(NODE.prefix(Some("x")), "/registry/nodes/");
+        assert_eq!(POD.prefix(Some("x")), "/registry/pods/x/");
+        assert_eq!(POD.parse_key("/registry/pods/default/a"), Some(("default", "a")));
+        assert_eq!(POD.parse_key("/registry/podsx/default/a"), None);
+        assert_eq!(NODE.parse_key("/registry/nodes/a"), Some(("", "a")));
+    }
+
+    #[test]
+    fn each_storage_is_its_own_but_for_events() {
+        for one in all() {
+            for other in all() {
+                if one != other && one.storage == other.storage && !one.is_virtual() {
+                    assert_eq!((one.kind, other.kind), ("Event", "Event"));
+                }
+            }
+            let own = if one.group.is_empty() || one.kind == "Event" {
+                format!("/registry/{}", one.plural)
+            } else {
+                format!("/registry/{}/{}", one.group, one.plural)
+            };
+            assert!(one.is_virtual() || one.storage == own, "{}", one.storage);
+        }
+    }
+
+    #[test]
+    fn lookups_find_what_the_table_holds() {
+        for kind in all() {
+            assert_eq!(find(kind.group, kind.version, kind.plural), Some(kind));
+            assert_eq!(find(kind.group, "", kind.plural), Some(kind));
+            assert_eq!(find_kind(&kind.api_version(), kind.kind), Some(kind));
+        }
+        assert_eq!(find("apps", "v1beta1", "deployments"), None);
+        assert_eq!(find_kind("v1", "Deployment"), None);
+        assert_eq!(DEPLOYMENT.group_resource(), "deployments.apps");
+    }
+}
