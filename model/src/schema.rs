@@ -1,10 +1,78 @@
 //! Types and unknown fields of incoming objects.
+//!
+//! The check also brings values into the one form Kubernetes stores: nulls are dropped, quantities and times are
+//! written canonically, and unknown fields are pruned (or refused, as `fieldValidation` says).
+
+mod document;
+pub mod tree;
+mod walk;
+
+pub use document::{parse_json, parse_yaml};
+
 use serde_json::Value;
-use crate::{kinds::Kind, status::Status};
 
+use crate::kinds::Kind;
+use crate::status::Status;
+
+/// What to do about unknown and repeated fields: the query parameter `fieldValidation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FieldValidation { Ignore, Warn, Strict }
+pub enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
 
-pub fn check(_kind: &Kind, _object: &mut Value, _mode: FieldValidation) -> Result<Vec<String>, Status> { Ok(Vec::new()) }
-pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> { serde_json::from_slice(bytes).map(|value| (value, Vec::new())).map_err(|error| Status::bad_request(error.to_string())) }
-pub fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> { serde_yaml_ng::from_slice(bytes).map(|value| (value, Vec::new())).map_err(|error| Status::bad_request(error.to_string())) }
+impl FieldValidation {
+    /// Reads the query parameter; the server's default is to warn.
+    pub fn parse(text: &str) -> Result<FieldValidation, Status> {
+        match text {
+            "Ignore" => Ok(FieldValidation::Ignore),
+            "" | "Warn" => Ok(FieldValidation::Warn),
+            "Strict" => Ok(FieldValidation::Strict),
+            other => {
+                let error =
+                    crate::status::FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
+                Err(Status::invalid_kind("meta.k8s.io", "CreateOptions", "", vec![error]))
+            }
+        }
+    }
+}
+
+/// Checks an object of a kind of the table. Returns warnings for the client; the object is normalised in place.
+pub fn check(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, Status> {
+    check_parsed(kind, object, Vec::new(), mode)
+}
+
+/// As [`check`], with the duplicates that [`parse_json`] or [`parse_yaml`] found.
+pub fn check_parsed(
+    kind: &Kind,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    mode: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    check_type(&kind.definition(), kind.version, object, duplicates, mode)
+}
+
+/// As [`check_parsed`], for any type in the tree by its OpenAPI name (`io.k8s.api.autoscaling.v1.Scale`).
+pub fn check_type(
+    definition: &str,
+    version: &str,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    mode: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    let Some(root) = tree::tree().index(definition) else {
+        return Err(Status::internal(format!("no schema for {definition}")));
+    };
+    let name = tree::tree().types[root].short_name();
+    let refuse = |why: &str| Status::bad_request(format!("{name} in version {version:?} cannot be handled as a {name}: {why}"));
+    let unknown = walk::walk(root, object).map_err(|error| refuse(&error))?;
+    let mut faults: Vec<String> = unknown.into_iter().map(|field| format!("unknown field {field:?}")).collect();
+    faults.extend(duplicates);
+    match mode {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(faults),
+        FieldValidation::Strict if faults.is_empty() => Ok(Vec::new()),
+        FieldValidation::Strict => Err(refuse(&format!("strict decoding error: {}", faults.join(", ")))),
+    }
+}
