@@ -29,6 +29,7 @@ mod netlink;
 
 pub mod address;
 pub mod conntrack;
+pub mod dns;
 pub mod namespace;
 pub mod pod;
 pub mod route;
