@@ -141,7 +141,8 @@ impl ControlSocket {
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         crate::terminal::set_nonblocking(socket.as_raw_fd())?;
         Ok(ControlSocket {
-            socket: AsyncFd::register(socket)?,
+            // SAFETY: an `OwnedFd` keeps its descriptor open and the same.
+            socket: unsafe { AsyncFd::register(socket)? },
         })
     }
 

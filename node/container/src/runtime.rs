@@ -607,7 +607,8 @@ impl ShimProcess {
             ShimProcess::Adopted(None) => {}
             ShimProcess::Adopted(slot @ Some(_)) => {
                 let Some(pidfd) = slot.take() else { return };
-                if let Ok(pidfd) = AsyncFd::register(pidfd) {
+                // SAFETY: an `OwnedFd` keeps its descriptor open and the same.
+                if let Ok(pidfd) = unsafe { AsyncFd::register(pidfd) } {
                     let _ = pidfd.readable().await;
                 }
             }

@@ -44,7 +44,8 @@ impl PtyStream {
         let own = master.try_clone()?;
         set_nonblocking(own.as_raw_fd())?;
         Ok(PtyStream {
-            master: AsyncFd::register(own)?,
+            // SAFETY: an `OwnedFd` keeps its descriptor open and the same.
+            master: unsafe { AsyncFd::register(own)? },
         })
     }
 }
