@@ -63,6 +63,8 @@ pub struct ReplicaStatus {
     pub members: BTreeMap<u64, Member>,
     pub voters: Vec<u64>,
     pub learners: Vec<u64>,
+    /// Watches that are open here.
+    pub watchers: usize,
     /// Proposals are refused here for want of disk space.
     pub disk_full: bool,
     /// On the leader: how far each other member's log is known to match, by id.

@@ -1,14 +1,35 @@
-//! The replica (being filled in).
+//! The replica: everything put together, and what the rest of a server sees of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::codegen::tokio_stream::StreamExt;
+use trireme_proto::raft::raft_server::RaftServer;
 use trireme_state::{Command, RangeError, RangeReply, RangeRequest, Reply, Revision};
 
+use crate::applied::Applied;
+use crate::barrier::Barrier;
+use crate::dial::{Dial, NoDial};
+use crate::engine::Engine;
+use crate::entry::Types;
 use crate::error::{MembershipError, OpenError, ProposeError, ReadError};
-use crate::member::{Leadership, Member, ReplicaStatus};
+use crate::link::Links;
+use crate::log::LogStore;
+use crate::machine::Machine;
+use crate::member::{Leadership, Member, ReplicaStatus, Role};
+use crate::network::Network;
+use crate::rocks::RocksEngine;
+use crate::service::RaftService;
+use crate::space::{FreeSpace, Space};
 use crate::timing::Timing;
 use crate::watch::Watch;
 
@@ -16,73 +37,377 @@ use crate::watch::Watch;
 pub enum Storage {
     /// RocksDB in this directory, made when absent.
     Directory(PathBuf),
+    /// Another engine, as the simulator's.
+    Engine(Arc<dyn Engine>),
 }
 
 pub struct ReplicaConfig {
+    /// Never used again for another or a wiped disk.
     pub id: u64,
     pub storage: Storage,
+    pub dial: Arc<dyn Dial>,
     pub timing: Timing,
+    /// Asked for free disk space instead of the engine.
+    pub free_space: Option<FreeSpace>,
 }
 
 impl ReplicaConfig {
-    /// A replica that never has peers: for a single server, and for tests.
+    /// A replica without peers: for a single server, and for tests.
     pub fn single(id: u64, directory: impl Into<PathBuf>) -> Self {
-        ReplicaConfig { id, storage: Storage::Directory(directory.into()), timing: Timing::default() }
+        ReplicaConfig {
+            id,
+            storage: Storage::Directory(directory.into()),
+            dial: Arc::new(NoDial),
+            timing: Timing::default(),
+            free_space: None,
+        }
     }
 }
 
+/// One member's copy of the cluster's state.
 pub struct Replica {
-    leadership: tokio::sync::watch::Receiver<Leadership>,
+    core: Arc<Core>,
+}
+
+/// Shared with the service and with background tasks.
+pub(crate) struct Core {
+    pub id: u64,
+    pub raft: Raft<Types, Machine>,
+    pub engine: Arc<dyn Engine>,
+    pub applied: Arc<Applied>,
+    pub links: Arc<Links>,
+    pub space: Arc<Space>,
+    pub timing: Timing,
+    pub barrier: Arc<Barrier>,
+    pub leadership: watch::Receiver<Leadership>,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+fn raft_config(timing: &Timing) -> Result<Config, OpenError> {
+    let config = Config {
+        cluster_name: "trireme".into(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        enable_pre_vote: Some(true),
+        // A leader that restarted must win an election: in its old term it could append a second
+        // entry at an index where its unsynced first one is already committed by the others.
+        #[cfg(not(feature = "bug_leader_restore"))]
+        enable_leader_restore: Some(false),
+        max_payload_entries: 512,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
+        max_in_snapshot_log_to_keep: timing.keep_entries,
+        // A follower is sent a snapshot only when the entries it needs are gone.
+        replication_lag_threshold: u64::MAX / 2,
+        purge_batch_size: 256,
+        ..Config::default()
+    };
+    config.validate().map_err(|error| OpenError::Config(error.to_string()))
 }
 
 impl Replica {
     /// Opens or makes the store and starts Raft. A new store does nothing until
     /// [`initialize`](Self::initialize) or until a leader adds this server.
-    pub async fn open(_config: ReplicaConfig) -> Result<Arc<Replica>, OpenError> {
-        Err(OpenError::Config("not there yet".into()))
+    pub async fn open(config: ReplicaConfig) -> Result<Arc<Replica>, OpenError> {
+        let ReplicaConfig { id, storage, dial, timing, free_space } = config;
+        let engine: Arc<dyn Engine> = match storage {
+            Storage::Directory(directory) => Arc::new(RocksEngine::open(&directory)?),
+            Storage::Engine(engine) => engine,
+        };
+        let log = LogStore::open(engine.clone())?;
+        let machine = Machine::open(engine.clone())?;
+        let applied = machine.applied();
+        let links = Arc::new(Links::new(dial, timing.clone()));
+        let network = Network::new(links.clone(), timing.clone());
+        let raft_config = Arc::new(raft_config(&timing)?);
+        let raft = Raft::new(id, raft_config, network, log, machine)
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))?;
+
+        let free_space = free_space.unwrap_or_else(|| {
+            let engine = engine.clone();
+            Arc::new(move || engine.free_bytes())
+        });
+        let space = Arc::new(Space::default());
+        space.look(&free_space);
+        let (tell, leadership) = watch::channel(Leadership::default());
+        let core = Arc::new(Core {
+            id,
+            raft,
+            engine,
+            applied,
+            links,
+            space,
+            timing,
+            barrier: Arc::default(),
+            leadership,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let watching = core.space.clone();
+        let stop = core.stop.clone();
+        core.tasks.spawn(async move { watching.keep_looking(free_space, stop).await });
+        core.tasks.spawn(core.clone().follow_leadership(tell));
+        core.tasks.spawn(core.clone().compact_old_revisions());
+        Ok(Arc::new(Replica { core }))
     }
-    pub async fn propose(&self, _command: Command) -> Result<Reply, ProposeError> {
-        Err(ProposeError::NoLeader("not there yet".into()))
+
+    /// The Raft service for this server's peers, to be mounted on the peer listener.
+    pub fn service(&self) -> RaftServer<RaftService> {
+        RaftService::server(self.core.clone())
     }
+
+    /// Replicates and applies a command, through the leader wherever that is. When it returns, the
+    /// command is also applied here: what is read next from this replica includes it.
+    pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
+        self.core.propose(command).await
+    }
+
+    /// After this, a read from this replica includes everything that was acknowledged anywhere
+    /// before the call. Returns the revision that is then readable.
     pub async fn read_barrier(&self) -> Result<Revision, ReadError> {
-        Err(ReadError::NoLeader("not there yet".into()))
+        self.core.read_barrier().await
     }
-    pub fn range(&self, _request: &RangeRequest) -> Result<RangeReply, RangeError> {
-        Err(RangeError::Storage("not there yet".into()))
+
+    /// Keys as this replica has them, at a revision.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeReply, RangeError> {
+        let mut reply = Err(RangeError::Storage("the state was not lent".into()));
+        self.core.engine.with_state(&mut |view| reply = trireme_state::range(view, request));
+        reply
     }
+
+    /// The newest revision applied here.
     pub fn revision(&self) -> Revision {
-        0
+        self.core.applied.progress().revision
     }
+
+    /// The oldest revision that can be read.
     pub fn compacted(&self) -> Revision {
-        0
+        self.core.applied.progress().compacted
     }
-    pub fn watch(&self, _start: Bytes, _end: Bytes, _after: Revision) -> Result<Watch, RangeError> {
-        Err(RangeError::Storage("not there yet".into()))
+
+    /// Everything that happens to keys from `start` to `end` (empty: the one key) after a
+    /// revision, which may also be one that this replica has not reached.
+    pub fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> Result<Watch, RangeError> {
+        let core = &self.core;
+        let progress = Duration::from_millis(core.timing.progress_ms);
+        Watch::start(core.applied.clone(), core.engine.clone(), start, end, after, progress)
     }
+
+    /// A hash over the whole state, and the log index it is the state at.
+    pub fn digest(&self) -> Result<(u64, [u8; 32]), RangeError> {
+        loop {
+            let before = self.core.applied.progress();
+            let mut digest = Err(RangeError::Storage("the state was not lent".into()));
+            self.core.engine.with_state(&mut |view| {
+                digest = trireme_state::digest(view).map_err(RangeError::from);
+            });
+            let digest = digest?;
+            if self.core.applied.progress() == before {
+                return Ok((before.index, digest));
+            }
+        }
+    }
+
+    pub fn id(&self) -> u64 {
+        self.core.id
+    }
+
     pub fn status(&self) -> ReplicaStatus {
-        unreachable!("not opened")
+        self.core.status()
     }
-    pub fn leadership(&self) -> tokio::sync::watch::Receiver<Leadership> {
-        self.leadership.clone()
+
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.core.leadership.clone()
     }
-    pub fn member(&self, _id: u64) -> Option<Member> {
-        None
+
+    /// Waits until this replica knows of a leader.
+    pub async fn wait_for_leader(&self, limit: Duration) -> Option<u64> {
+        let mut leadership = self.core.leadership.clone();
+        let known = leadership.wait_for(|leadership| leadership.leader.is_some());
+        tokio::time::timeout(limit, known).await.ok()?.ok()?.leader
     }
+
+    /// What the membership says about a server.
+    pub fn member(&self, id: u64) -> Option<Member> {
+        self.core.member(id)
+    }
+
+    /// Whether this store has ever been part of a cluster.
+    pub async fn is_initialized(&self) -> Result<bool, OpenError> {
+        self.core.raft.is_initialized().await.map_err(|error| OpenError::Raft(error.to_string()))
+    }
+
     /// Makes the cluster out of these members, once, on a new store.
-    pub async fn initialize(&self, _members: BTreeMap<u64, Member>) -> Result<(), MembershipError> {
-        Err(MembershipError::Stopped("not there yet".into()))
+    pub async fn initialize(&self, members: BTreeMap<u64, Member>) -> Result<(), MembershipError> {
+        self.core.initialize(members).await
     }
-    pub async fn add_learner(&self, _id: u64, _member: Member) -> Result<(), MembershipError> {
-        Err(MembershipError::Stopped("not there yet".into()))
+
+    /// Adds a server that follows without a vote, and waits until it has caught up. The server
+    /// must be new: its id never used, its store empty.
+    pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), MembershipError> {
+        self.core.add_learner(id, member).await
     }
-    pub async fn promote(&self, _id: u64) -> Result<(), MembershipError> {
-        Err(MembershipError::Stopped("not there yet".into()))
+
+    /// Gives a learner a vote.
+    pub async fn promote(&self, id: u64) -> Result<(), MembershipError> {
+        self.core.promote(id).await
     }
-    pub async fn remove(&self, _id: u64) -> Result<(), MembershipError> {
-        Err(MembershipError::Stopped("not there yet".into()))
+
+    /// Takes a member out of the cluster, for good.
+    pub async fn remove(&self, id: u64) -> Result<(), MembershipError> {
+        self.core.remove(id).await
     }
-    pub async fn transfer_leader(&self, _to: u64) -> Result<(), MembershipError> {
-        Err(MembershipError::Stopped("not there yet".into()))
+
+    /// Hands leadership to a voter, and waits until it has it.
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), MembershipError> {
+        self.core.transfer_leader(to).await
     }
-    pub async fn shutdown(&self) {}
+
+    /// Makes a snapshot now, as happens by itself every so many entries.
+    pub async fn snapshot_now(&self) -> Result<(), MembershipError> {
+        let stopped = |error: openraft::errors::Fatal<Types>| {
+            MembershipError::Stopped(error.to_string())
+        };
+        self.core.raft.trigger().snapshot().await.map_err(stopped)
+    }
+
+    /// Resolves when the replica can no longer work, with the reason: its storage has failed.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.core.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "stopped".into();
+            }
+        }
+    }
+
+    /// Stops Raft and all tasks. What was acknowledged is on disk; watches end.
+    pub async fn shutdown(&self) {
+        self.core.stop.cancel();
+        if let Err(error) = self.core.raft.shutdown().await {
+            tracing::warn!(%error, "stopping Raft");
+        }
+        self.core.applied.close();
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+        self.core.applied.close();
+    }
+}
+
+impl Core {
+    pub fn member(&self, id: u64) -> Option<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&id).cloned()
+    }
+
+    /// Waits until the entry at `index` is applied here; false after `deadline`.
+    pub async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        if self.applied.progress().index >= index {
+            return true;
+        }
+        let mut progress = self.applied.follow();
+        let reached = progress.wait_for(|progress| progress.index >= index);
+        tokio::select! {
+            reached = tokio::time::timeout_at(deadline, reached) => matches!(reached, Ok(Ok(_))),
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    fn status(&self) -> ReplicaStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let progress = self.applied.progress();
+        let membership = metrics.membership_config.membership();
+        let index = |id: &Option<crate::entry::LogId>| id.map_or(0, |id| id.index);
+        let matched = metrics.replication.iter().flatten();
+        ReplicaStatus {
+            id: self.id,
+            role: role(metrics.state),
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: progress.index,
+            snapshot_index: index(&metrics.snapshot),
+            purged_index: index(&metrics.purged),
+            revision: progress.revision,
+            compacted: progress.compacted,
+            members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            watchers: self.applied.watchers(),
+            disk_full: self.space.low(),
+            matched: matched.map(|(id, matched)| (*id, index(matched))).collect(),
+        }
+    }
+
+    async fn follow_leadership(self: Arc<Self>, tell: watch::Sender<Leadership>) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let now = {
+                let metrics = metrics.borrow_and_update();
+                Leadership {
+                    leader: metrics.current_leader,
+                    term: metrics.vote.leader_id.term,
+                    is_leader: metrics.state == ServerState::Leader,
+                }
+            };
+            tell.send_if_modified(|told| {
+                let changed = *told != now;
+                *told = now;
+                changed
+            });
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                changed = metrics.changed() => if changed.is_err() { break },
+            }
+        }
+    }
+
+    /// The leader forgets what is older than one to two intervals.
+    async fn compact_old_revisions(self: Arc<Self>) {
+        if self.timing.compaction_ms == 0 {
+            return;
+        }
+        let mut ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(
+            Duration::from_millis(self.timing.compaction_ms),
+        ));
+        let mut before = None;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = ticks.next() => {}
+            }
+            let progress = self.applied.progress();
+            let target = before.replace(progress.revision);
+            if let Some(revision) = target
+                && revision > progress.compacted
+                && self.leadership.borrow().is_leader
+                && let Err(error) = self.propose(Command::Compact { revision }).await
+            {
+                tracing::info!(%error, revision, "compacting");
+            }
+        }
+    }
+}
+
+fn role(state: ServerState) -> Role {
+    match state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Learner => Role::Learner,
+        ServerState::Shutdown => Role::Stopped,
+    }
 }

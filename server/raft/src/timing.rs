@@ -24,6 +24,8 @@ pub struct Timing {
     pub snapshot_entries: u64,
     /// Entries kept behind the snapshot, so that a follower briefly away needs no snapshot.
     pub keep_entries: u64,
+    /// The leader compacts what is older than this, as Kubernetes' servers ask of etcd; 0: never.
+    pub compaction_ms: u64,
 }
 
 impl Default for Timing {
@@ -39,6 +41,7 @@ impl Default for Timing {
             progress_ms: 1_000,
             snapshot_entries: 20_000,
             keep_entries: 10_000,
+            compaction_ms: 300_000,
         }
     }
 }
@@ -56,6 +59,11 @@ impl Timing {
 
     pub(crate) fn propose(&self) -> Duration {
         Duration::from_millis(self.propose_ms)
+    }
+
+    /// Longer than a leader's silence can last without another being elected.
+    pub(crate) fn election(&self) -> Duration {
+        Duration::from_millis(2 * self.election_max_ms)
     }
 
     pub(crate) fn read(&self) -> Duration {

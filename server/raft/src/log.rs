@@ -1,0 +1,283 @@
+//! The Raft log and the vote.
+//!
+//! Recent entries are also kept in memory, decoded: replication and applying read those, so that
+//! the disk is read only for followers that are behind.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+
+use crate::engine::{Column, Engine, Write};
+use crate::entry::{Entry, LogId, Types, Vote, decode, encode};
+
+const VOTE: &[u8] = b"vote";
+const PURGED: &[u8] = b"purged";
+
+/// Entries kept in memory besides those on disk: a few seconds of writes.
+const RECENT_BYTES: usize = 8 << 20;
+/// Small entries cost memory beyond their bytes.
+const RECENT_ENTRIES: usize = 8192;
+/// In one message to a follower, unless a single entry is larger.
+const READ_BYTES: usize = 1 << 20;
+
+#[derive(Clone)]
+pub struct LogStore {
+    engine: Arc<dyn Engine>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    /// The newest entries, consecutive.
+    recent: VecDeque<Entry>,
+    recent_bytes: usize,
+}
+
+fn size(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.len(),
+        _ => 0,
+    }
+}
+
+fn key(index: u64) -> Bytes {
+    Bytes::copy_from_slice(&index.to_be_bytes())
+}
+
+/// Behind every index that can occur.
+const END: [u8; 8] = [0xFF; 8];
+
+impl Shared {
+    fn push(&mut self, entry: Entry) {
+        self.last = Some(entry.log_id);
+        self.recent_bytes += size(&entry);
+        self.recent.push_back(entry);
+        while self.recent.len() > RECENT_ENTRIES
+            || (self.recent_bytes > RECENT_BYTES && self.recent.len() > 1)
+        {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(entry) = self.recent.pop_front() {
+            self.recent_bytes -= size(&entry);
+        }
+    }
+
+    fn pop_back(&mut self) {
+        if let Some(entry) = self.recent.pop_back() {
+            self.recent_bytes -= size(&entry);
+        }
+    }
+
+    fn first_recent(&self) -> Option<u64> {
+        self.recent.front().map(|entry| entry.log_id.index)
+    }
+
+    /// Those in memory from `start` on, before `end`.
+    fn recent(&self, start: u64, end: u64) -> impl Iterator<Item = &Entry> {
+        let first = self.first_recent().unwrap_or(u64::MAX);
+        let skip = usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX);
+        self.recent.iter().skip(skip).take_while(move |entry| entry.log_id.index < end)
+    }
+}
+
+impl LogStore {
+    pub fn open(engine: Arc<dyn Engine>) -> io::Result<LogStore> {
+        let read = |key| engine.get(Column::Meta, key);
+        let mut shared = Shared {
+            vote: read(VOTE)?.map(|bytes| decode(&bytes)).transpose()?,
+            purged: read(PURGED)?.map(|bytes| decode(&bytes)).transpose()?,
+            ..Shared::default()
+        };
+        let last = engine.last(Column::Log)?;
+        let last = last.map(|(_, bytes)| decode::<Entry>(&bytes)).transpose()?;
+        // A purge may have been written and the deletion of the entries lost, or the reverse.
+        shared.last = last.map(|entry| entry.log_id).max(shared.purged);
+        Ok(LogStore { engine, shared: Arc::new(Mutex::new(shared)) })
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Entries from `start` before `end`, at least one if there is one, and not many more bytes
+    /// than `limit`.
+    fn read(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
+        let (in_memory_from, mut found) = {
+            let shared = self.shared();
+            // What is below the purged entry is gone, even where it still lies on the disk.
+            let first = shared.first_recent().unwrap_or(u64::MAX);
+            if start >= first {
+                let mut bytes = 0;
+                let enough = |entry: &&Entry| {
+                    let fits = bytes < limit;
+                    bytes += size(entry);
+                    fits
+                };
+                return Ok(shared.recent(start, end).take_while(enough).cloned().collect());
+            }
+            (first, Vec::new())
+        };
+        let mut bytes = 0;
+        let mut broken = None;
+        let until = in_memory_from.min(end);
+        self.engine.scan(Column::Log, &key(start), &key(until), &mut |_, value| {
+            match decode::<Entry>(value) {
+                Ok(entry) => {
+                    bytes += size(&entry);
+                    found.push(entry);
+                    bytes < limit
+                }
+                Err(error) => {
+                    broken = Some(error);
+                    false
+                }
+            }
+        })?;
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        if bytes < limit && until < end {
+            let from = found.last().map_or(start, |entry: &Entry| entry.log_id.index + 1);
+            let shared = self.shared();
+            if shared.first_recent().is_none_or(|first| first <= from) {
+                for entry in shared.recent(from, end) {
+                    if bytes >= limit {
+                        break;
+                    }
+                    bytes += size(entry);
+                    found.push(entry.clone());
+                }
+            } else {
+                // The memory moved on meanwhile; those entries are on the disk.
+                drop(shared);
+                if from < end {
+                    found.extend(self.read(from, end, limit - bytes)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn synced(&self) -> io::Result<()> {
+        let (done, synced) = oneshot::channel();
+        self.engine.sync(Box::new(move |result| {
+            done.send(result).ok();
+        }));
+        synced.await.unwrap_or_else(|_| Err(io::Error::other("the disk was closed")))
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, READ_BYTES)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.shared().vote)
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let shared = self.shared();
+        Ok(LogState { last_purged_log_id: shared.purged, last_log_id: shared.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let value = encode(vote)?;
+        let key = Bytes::from_static(VOTE);
+        self.engine.write(vec![Write::Put { column: Column::Meta, key, value }])?;
+        self.synced().await?;
+        self.shared().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let mut batch = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let (key, value) = (key(entry.log_id.index), encode(entry)?);
+            batch.push(Write::Put { column: Column::Log, key, value });
+        }
+        self.engine.write(batch)?;
+        {
+            let mut shared = self.shared();
+            for entry in entries {
+                shared.push(entry);
+            }
+        }
+        self.engine.sync(Box::new(move |result| callback.io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let from = last_log_id.map_or(0, |id| id.index + 1);
+        let mut batch = Vec::new();
+        self.engine.scan(Column::Log, &key(from), &END, &mut |key, _| {
+            batch.push(Write::Delete { column: Column::Log, key: Bytes::copy_from_slice(key) });
+            true
+        })?;
+        self.engine.write(batch)?;
+        let mut shared = self.shared();
+        while shared.recent.back().is_some_and(|entry| entry.log_id.index >= from) {
+            shared.pop_back();
+        }
+        shared.last = last_log_id.max(shared.purged);
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        let value = encode(&log_id)?;
+        self.engine.write(vec![
+            Write::Put { column: Column::Meta, key: Bytes::from_static(PURGED), value },
+            Write::DeleteRange { column: Column::Log, start: key(0), end: key(log_id.index + 1) },
+        ])?;
+        let mut shared = self.shared();
+        shared.purged = shared.purged.max(Some(log_id));
+        shared.last = shared.last.max(Some(log_id));
+        while shared.first_recent().is_some_and(|first| first <= log_id.index) {
+            shared.pop_front();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! openraft's network: sends its messages over the links.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::{FutureExt, Stream, future::BoxFuture};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend};
+use tonic::{Code, Status};
+use trireme_proto::raft::{Payload, SnapshotChunk};
+
+use crate::entry::{Types, Vote};
+use crate::link::{Link, Links, Purpose, not_sent};
+use crate::machine::{Snapshot, SnapshotData};
+use crate::member::Member;
+use crate::message::{DISK_FULL_HEADER, SnapshotHeader, VoteMessage, parse, payload};
+use crate::timing::Timing;
+
+/// A piece of a snapshot's file.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Pieces sent ahead of what the connection has taken.
+const CHUNKS_AHEAD: usize = 4;
+/// Between attempts at a peer that cannot be reached; the link spaces out dials besides.
+const RETRY_PAUSES_MS: [u64; 4] = [10, 25, 50, 100];
+
+pub struct Network {
+    links: Arc<Links>,
+    timing: Timing,
+}
+
+impl Network {
+    pub fn new(links: Arc<Links>, timing: Timing) -> Network {
+        Network { links, timing }
+    }
+
+    fn to(&self, target: u64, member: &Member, purpose: Purpose) -> PeerNetwork {
+        let link = self.links.get(target, member, purpose);
+        PeerNetwork { link, timing: self.timing.clone() }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
+        self.to(target, member, Purpose::Log)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
+        self.to(target, member, Purpose::Snapshot)
+    }
+}
+
+pub struct PeerNetwork {
+    link: Arc<Link>,
+    timing: Timing,
+}
+
+type RpcError = RPCError<Types>;
+
+fn rpc_error(status: Status) -> RpcError {
+    if not_sent(&status) || status.code() == Code::ResourceExhausted {
+        RPCError::Unreachable(Unreachable::new(&status))
+    } else {
+        RPCError::Network(NetworkError::new(&status))
+    }
+}
+
+impl PeerNetwork {
+    /// One question with one answer, within a time that covers a new connection.
+    async fn ask<T, F>(&self, option: &RPCOption, call: F) -> Result<T, RpcError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let limit = option.soft_ttl().max(Duration::from_millis(self.timing.dial_ms));
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(rpc_error),
+            Err(_) => {
+                let error = AnyError::error(format!("no answer within {} ms", limit.as_millis()));
+                Err(RPCError::Network(NetworkError::new(&error)))
+            }
+        }
+    }
+
+    async fn vote_message(
+        &self,
+        message: VoteMessage,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.link.client();
+        self.ask(&option, async move {
+            let answer = client.vote(payload(&message)?).await?;
+            parse(&answer.into_inner())
+        })
+        .await
+    }
+}
+
+impl RaftNetworkV2<Types> for PeerNetwork {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let sent = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+        let results = self.stream_append(stream::iter([rpc]), option).await?.next().await;
+        let gone = || RPCError::Network(NetworkError::new(&AnyError::error("no answer")));
+        match results.ok_or_else(gone)?? {
+            Ok(matched) if matched == sent => Ok(AppendEntriesResponse::Success),
+            Ok(matched) => Ok(AppendEntriesResponse::PartialSuccess(matched)),
+            Err(openraft::raft::StreamAppendError::Conflict(_)) => {
+                Ok(AppendEntriesResponse::Conflict)
+            }
+            Err(openraft::raft::StreamAppendError::HigherVote(vote)) => {
+                Ok(AppendEntriesResponse::HigherVote(vote))
+            }
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        async move {
+            // openraft's back-off sleeps within this stream; a client that fails to connect would
+            // never poll it, and the caller would spin.
+            let Some(first) = input.next().await else {
+                return Ok(stream::empty().boxed());
+            };
+            let requests = stream::once(async move { first }).chain(input);
+            let payloads = requests.map(|request| {
+                payload(&request).unwrap_or_else(|status| {
+                    // The receiver refuses an empty payload, which ends the stream.
+                    tracing::error!(%status, "encoding log entries");
+                    Payload::default()
+                })
+            });
+            let mut client = self.link.client();
+            let answers = self.ask(&option, client.append(payloads)).await?;
+            let full = answers.metadata().contains_key(DISK_FULL_HEADER);
+            self.link.disk_full.store(full, Ordering::Release);
+            let results = answers.into_inner().map(|answer| {
+                answer.and_then(|answer| parse(&answer)).map_err(rpc_error)
+            });
+            Ok(results.boxed())
+        }
+        .boxed()
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        self.vote_message(VoteMessage::Vote(rpc), option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        self.vote_message(VoteMessage::PreVote(rpc), option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let header = SnapshotHeader { vote, meta: snapshot.meta.clone() };
+        let header = payload(&header).map_err(rpc_error)?.data;
+        let (chunks, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let checkpoint = snapshot.snapshot;
+        let sending = send_files(checkpoint, header, chunks);
+        let mut client = self.link.client();
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let installing = async move {
+            // Both end with the other: a broken connection closes the channel.
+            let (sent, answer) = tokio::join!(sending, client.install_snapshot(stream));
+            let answer = answer.map_err(rpc_error)?.into_inner();
+            sent.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+            parse(&answer).map_err(rpc_error)
+        };
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = installing => Ok(answer?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        let mut client = self.link.client();
+        self.ask(&option, async move {
+            let answer = client.transfer_leader(payload(&request)?).await?;
+            parse(&answer.into_inner())
+        })
+        .await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let last = RETRY_PAUSES_MS[RETRY_PAUSES_MS.len() - 1];
+        let pauses = RETRY_PAUSES_MS.into_iter().chain(std::iter::repeat(last));
+        Some(Backoff::new(pauses.map(Duration::from_millis)))
+    }
+}
+
+async fn send_files(
+    checkpoint: SnapshotData,
+    header: bytes::Bytes,
+    chunks: tokio::sync::mpsc::Sender<SnapshotChunk>,
+) -> io::Result<()> {
+    let broken = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the peer stopped listening");
+    chunks.send(SnapshotChunk { header, ..SnapshotChunk::default() }).await.map_err(broken)?;
+    for (file, size) in checkpoint.files()? {
+        let mut offset = 0;
+        loop {
+            let data = checkpoint.read(&file, offset, CHUNK_BYTES)?;
+            let length = data.len() as u64;
+            if length == 0 && offset < size {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, file));
+            }
+            let chunk = SnapshotChunk { file: file.clone(), offset, data, ..Default::default() };
+            chunks.send(chunk).await.map_err(broken)?;
+            offset += length;
+            if offset >= size {
+                break;
+            }
+        }
+    }
+    let last = SnapshotChunk { last: true, ..SnapshotChunk::default() };
+    chunks.send(last).await.map_err(broken)
+}
