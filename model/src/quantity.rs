@@ -247,7 +247,8 @@ impl Quantity {
 
 /// Letters of any suffix, a sign, digits, and nothing after them.
 fn well_formed_suffix(suffix: &str) -> bool {
-    let rest = suffix.trim_start_matches(['e', 'E', 'i', 'n', 'u', 'm', 'k', 'K', 'M', 'G', 'T', 'P']);
+    let rest =
+        suffix.trim_start_matches(['e', 'E', 'i', 'n', 'u', 'm', 'k', 'K', 'M', 'G', 'T', 'P']);
     let rest = rest.strip_prefix(['-', '+']).unwrap_or(rest);
     rest.bytes().all(|b| b.is_ascii_digit())
 }
@@ -258,7 +259,9 @@ fn binary_nanos(digits: &[u8], fraction: usize, bits: u32) -> Option<i128> {
     // Whole part and fraction apart: only the whole part can exceed the cap.
     let (whole, fraction_digits) = digits.split_at(digits.len().saturating_sub(fraction));
     for digit in whole {
-        value = value.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
+        value = value
+            .checked_mul(10)?
+            .checked_add(i128::from(digit - b'0'))?;
         if value > i128::from(i64::MAX) {
             return None;
         }
@@ -433,17 +436,36 @@ mod tests {
 
     #[test]
     fn refuses_what_kubernetes_refuses() {
-        for text in ["", " 1", "1 ", "aoeu", "1+1.0M", "0.1am", "1.1.M", "--1", ".", "Mi", "-3.01e-x"] {
-            assert_eq!(Quantity::parse(text).unwrap_err(), QuantityError::Format, "{text}");
+        for text in [
+            "", " 1", "1 ", "aoeu", "1+1.0M", "0.1am", "1.1.M", "--1", ".", "Mi", "-3.01e-x",
+        ] {
+            assert_eq!(
+                Quantity::parse(text).unwrap_err(),
+                QuantityError::Format,
+                "{text}"
+            );
         }
         for text in ["0.1mi", "1i", "-3.01i", "1Mii", "-3.01e-", "1mM"] {
-            assert_eq!(Quantity::parse(text).unwrap_err(), QuantityError::Suffix, "{text}");
+            assert_eq!(
+                Quantity::parse(text).unwrap_err(),
+                QuantityError::Suffix,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn canonical_form_reads_back_as_the_same_value() {
-        for text in ["1.5Gi", "0.1", "123456789n", "12e5", "1.1Ki", "77Pi", "999999999999999", "2.5E"] {
+        for text in [
+            "1.5Gi",
+            "0.1",
+            "123456789n",
+            "12e5",
+            "1.1Ki",
+            "77Pi",
+            "999999999999999",
+            "2.5E",
+        ] {
             let first = Quantity::parse(text).unwrap();
             let again = Quantity::parse(&first.to_string()).unwrap();
             assert_eq!(first, again, "{text}");

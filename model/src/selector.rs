@@ -10,8 +10,8 @@ use std::fmt;
 
 use serde_json::Value;
 
-pub use fields::{FieldRequirement, FieldSelector, selectable};
 use crate::status::Status;
+pub use fields::{FieldRequirement, FieldSelector, selectable};
 
 /// What a requirement asks of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -91,8 +91,14 @@ const CONTAINER: Fields = &[
         ),
     ),
     ("resources", Shape::Struct(RESOURCES)),
-    ("volumeDevices", by("devicePath", &[("devicePath", None)], NONE)),
-    ("volumeMounts", by("mountPath", &[("mountPath", None)], NONE)),
+    (
+        "volumeDevices",
+        by("devicePath", &[("devicePath", None)], NONE),
+    ),
+    (
+        "volumeMounts",
+        by("mountPath", &[("mountPath", None)], NONE),
+    ),
 ];
 
 const NODE_AFFINITY: Fields = &[(
@@ -103,10 +109,7 @@ const AFFINITY: Fields = &[("nodeAffinity", Shape::Struct(NODE_AFFINITY))];
 
 const CSI: Fields = &[("nodePublishSecretRef", Shape::Atomic)];
 const SECRET_REF: Fields = &[("secretRef", Shape::Atomic)];
-const CLAIM_SPEC: Fields = &[
-    ("dataSource", Shape::Atomic),
-    ("selector", Shape::Atomic),
-];
+const CLAIM_SPEC: Fields = &[("dataSource", Shape::Atomic), ("selector", Shape::Atomic)];
 const CLAIM_TEMPLATE: Fields = &[
     ("metadata", Shape::Struct(METADATA)),
     ("spec", Shape::Struct(CLAIM_SPEC)),

@@ -188,9 +188,9 @@ fn retain_keys(
         .iter()
         .map(|key| key.as_str().ok_or_else(malformed))
         .collect::<Result<_, _>>()?;
-    let contradicts = patch
-        .iter()
-        .any(|(name, value)| !name.starts_with('$') && !value.is_null() && !keys.contains(&name.as_str()));
+    let contradicts = patch.iter().any(|(name, value)| {
+        !name.starts_with('$') && !value.is_null() && !keys.contains(&name.as_str())
+    });
     if contradicts {
         return Err(malformed());
     }

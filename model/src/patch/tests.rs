@@ -10,7 +10,13 @@ fn deployment(spec: Value) -> Value {
 }
 
 fn strategic_spec(spec: Value, patch: Value) -> Value {
-    strategic(kinds::DEPLOYMENT, &deployment(spec), &json!({"spec": patch})).unwrap()["spec"].clone()
+    strategic(
+        kinds::DEPLOYMENT,
+        &deployment(spec),
+        &json!({"spec": patch}),
+    )
+    .unwrap()["spec"]
+        .clone()
 }
 
 fn pod_spec(spec: Value, patch: Value) -> Value {
@@ -32,8 +38,18 @@ fn json_patch_and_its_refusals() {
     assert_eq!(super::json(&object, &failing).unwrap_err().code, 422);
     let missing = json!([{"op": "remove", "path": "/spec"}]);
     assert_eq!(super::json(&object, &missing).unwrap_err().code, 422);
-    assert_eq!(super::json(&object, &json!({"op": "add"})).unwrap_err().code, 400);
-    assert_eq!(super::json(&object, &json!([{"op": "fly", "path": ""}])).unwrap_err().code, 400);
+    assert_eq!(
+        super::json(&object, &json!({"op": "add"}))
+            .unwrap_err()
+            .code,
+        400
+    );
+    assert_eq!(
+        super::json(&object, &json!([{"op": "fly", "path": ""}]))
+            .unwrap_err()
+            .code,
+        400
+    );
     let root = json!([{"op": "replace", "path": "", "value": 1}]);
     assert_eq!(super::json(&object, &root).unwrap_err().code, 422);
 }
@@ -41,9 +57,11 @@ fn json_patch_and_its_refusals() {
 #[test]
 fn json_patch_cannot_grow_without_bound() {
     let object = json!({"a": "x".repeat(1000)});
-    let one = json!({"op": "copy", "from": "", "path": "/b"});
-    let doubling = Value::Array(vec![one.clone(); 40]);
-    assert_eq!(super::json(&object, &doubling).unwrap_err().code, 413);
+    let copy = |index: usize| json!({"op": "copy", "from": "", "path": format!("/b{index}")});
+    let doubling: Vec<Value> = (0..40).map(copy).collect();
+    let refused = super::json(&object, &Value::Array(doubling)).map_err(|status| status.code);
+    assert_eq!(refused.err(), Some(413));
+    let one = json!({"op": "test", "path": "/a", "value": 1});
     let many = Value::Array(vec![one; JSON_PATCH_MAX_OPERATIONS + 1]);
     assert_eq!(super::json(&object, &many).unwrap_err().code, 413);
 }
@@ -95,7 +113,10 @@ fn tolerations_and_arguments_are_replaced() {
 fn directives_delete_and_replace() {
     let spec = json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]});
     assert_eq!(
-        pod_spec(spec.clone(), json!({"containers": [{"name": "a", "$patch": "delete"}]})),
+        pod_spec(
+            spec.clone(),
+            json!({"containers": [{"name": "a", "$patch": "delete"}]})
+        ),
         json!({"containers": [{"name": "b", "image": "1"}]})
     );
     assert_eq!(
@@ -106,20 +127,33 @@ fn directives_delete_and_replace() {
         json!({"containers": [{"name": "c", "image": "2"}]})
     );
     assert_eq!(
-        pod_spec(spec.clone(), json!({"containers": [{"name": "a", "image": "2", "$patch": "merge"}]})),
+        pod_spec(
+            spec.clone(),
+            json!({"containers": [{"name": "a", "image": "2", "$patch": "merge"}]})
+        ),
         json!({"containers": [{"name": "a", "image": "2"}, {"name": "b", "image": "1"}]})
     );
     assert_eq!(
-        pod_spec(json!({"securityContext": {"runAsUser": 1, "fsGroup": 2}}),
-            json!({"securityContext": {"$patch": "replace", "runAsUser": 3}})),
+        pod_spec(
+            json!({"securityContext": {"runAsUser": 1, "fsGroup": 2}}),
+            json!({"securityContext": {"$patch": "replace", "runAsUser": 3}})
+        ),
         json!({"securityContext": {"runAsUser": 3}})
     );
     assert_eq!(
-        pod_spec(json!({"nodeSelector": {"a": "1"}}), json!({"nodeSelector": {"$patch": "delete"}})),
+        pod_spec(
+            json!({"nodeSelector": {"a": "1"}}),
+            json!({"nodeSelector": {"$patch": "delete"}})
+        ),
         json!({"nodeSelector": {}})
     );
     let wrong = json!({"spec": {"containers": [{"name": "a", "$patch": "explode"}]}});
-    assert_eq!(strategic(kinds::POD, &json!({"spec": spec}), &wrong).unwrap_err().code, 400);
+    assert_eq!(
+        strategic(kinds::POD, &json!({"spec": spec}), &wrong)
+            .unwrap_err()
+            .code,
+        400
+    );
 }
 
 #[test]
@@ -158,14 +192,20 @@ fn element_order_moves_items_as_kubectl_apply_asks() {
         "containers": [{"name": "b"}],
     }});
     let status = strategic(kinds::POD, &json!({"spec": spec}), &wrong).unwrap_err();
-    assert_eq!(status.message, "invalid patch format of setElementOrder list");
+    assert_eq!(
+        status.message,
+        "invalid patch format of setElementOrder list"
+    );
 }
 
 #[test]
 fn retained_keys_drop_the_others() {
     let spec = json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}});
     let patch = json!({"strategy": {"$retainKeys": ["type"], "type": "Recreate"}});
-    assert_eq!(strategic_spec(spec, patch), json!({"strategy": {"type": "Recreate"}}));
+    assert_eq!(
+        strategic_spec(spec, patch),
+        json!({"strategy": {"type": "Recreate"}})
+    );
     let volumes = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
     let patch = json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"],
         "hostPath": {"path": "/x"}}]});
@@ -173,16 +213,23 @@ fn retained_keys_drop_the_others() {
         pod_spec(volumes.clone(), patch),
         json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]})
     );
-    let patch = json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name"], "hostPath": {}}]}});
+    let patch =
+        json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name"], "hostPath": {}}]}});
     let status = strategic(kinds::POD, &json!({"spec": volumes}), &patch).unwrap_err();
-    assert_eq!((status.code, status.message.as_str()), (400, "invalid patch format of retainKeys"));
+    assert_eq!(
+        (status.code, status.message.as_str()),
+        (400, "invalid patch format of retainKeys")
+    );
 }
 
 #[test]
 fn a_missing_merge_key_is_refused() {
     let object = json!({"spec": {"containers": [{"name": "a"}]}});
     let patch = json!({"spec": {"containers": [{"image": "b"}]}});
-    assert_eq!(strategic(kinds::POD, &object, &patch).unwrap_err().code, 422);
+    assert_eq!(
+        strategic(kinds::POD, &object, &patch).unwrap_err().code,
+        422
+    );
 }
 
 #[test]
@@ -195,7 +242,8 @@ fn conditions_merge_by_type_and_service_ports_by_port() {
         json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "False"}])
     );
     let service = json!({"spec": {"ports": [{"port": 80, "name": "a"}, {"port": 443}]}});
-    let patch = json!({"spec": {"ports": [{"port": 80, "targetPort": 8080}], "selector": {"x": "y"}}});
+    let patch =
+        json!({"spec": {"ports": [{"port": 80, "targetPort": 8080}], "selector": {"x": "y"}}});
     assert_eq!(
         strategic(kinds::SERVICE, &service, &patch).unwrap()["spec"],
         json!({"ports": [{"port": 80, "name": "a", "targetPort": 8080}, {"port": 443}],

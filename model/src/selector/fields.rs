@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::kinds::Kind;
 use super::SelectorError;
+use crate::kinds::Kind;
 
 /// One term of a field selector: a field equals, or does not equal, a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,9 +268,7 @@ fn field_value(kind: &Kind, object: &Value, field: &str) -> String {
             let (_, name) = field.split_once('.').unwrap_or_default();
             or(text(&["spec", name]), &|| "false".to_string())
         }
-        ("ReplicaSet", "status.replicas") => {
-            or(text(&["status", "replicas"]), &|| "0".to_string())
-        }
+        ("ReplicaSet", "status.replicas") => or(text(&["status", "replicas"]), &|| "0".to_string()),
         // Events are stored once and seen through two groups, with two sets of names.
         ("Event", "source") => or(text(&["source", "component"]), &|| {
             or(text(&["reportingComponent"]), &|| {
@@ -284,7 +282,9 @@ fn field_value(kind: &Kind, object: &Value, field: &str) -> String {
                 text(&["reportingController"])
             })
         }
-        ("Event", field) if field.starts_with("involvedObject.") || field.starts_with("regarding.") => {
+        ("Event", field)
+            if field.starts_with("involvedObject.") || field.starts_with("regarding.") =>
+        {
             let (_, name) = field.split_once('.').unwrap_or_default();
             or(text(&["involvedObject", name]), &|| {
                 text(&["regarding", name])

@@ -39,16 +39,40 @@ fn canonical_text() {
 #[test]
 fn errors_are_those_of_kubernetes() {
     for (text, want) in [
-        (",", "found ',', expected: !, identifier, or 'end of string'"),
+        (
+            ",",
+            "found ',', expected: !, identifier, or 'end of string'",
+        ),
         ("x=a,", "found '', expected: identifier after ','"),
-        ("x=a||y=b", "unable to parse requirement: values[0][x]: Invalid value: \"a||y\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"),
-        ("x a", "unable to parse requirement: found 'a', expected: in, notin, =, ==, !=, gt, lt"),
-        ("x in a", "unable to parse requirement: found 'a' expected: '('"),
-        ("x in (a", "unable to parse requirement: found '', expected: ',' or ')'"),
+        (
+            "x=a||y=b",
+            "unable to parse requirement: values[0][x]: Invalid value: \"a||y\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+        ),
+        (
+            "x a",
+            "unable to parse requirement: found 'a', expected: in, notin, =, ==, !=, gt, lt",
+        ),
+        (
+            "x in a",
+            "unable to parse requirement: found 'a' expected: '('",
+        ),
+        (
+            "x in (a",
+            "unable to parse requirement: found '', expected: ',' or ')'",
+        ),
         ("x=a b", "found 'b', expected: ',' or 'end of string'"),
-        ("x==!a", "unable to parse requirement: found '!', expected: identifier"),
-        ("a/b/c", "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"),
-        ("x>a", "unable to parse requirement: values[0]: Invalid value: \"a\": for 'Gt', 'Lt' operators, the value must be an integer"),
+        (
+            "x==!a",
+            "unable to parse requirement: found '!', expected: identifier",
+        ),
+        (
+            "a/b/c",
+            "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+        ),
+        (
+            "x>a",
+            "unable to parse requirement: values[0]: Invalid value: \"a\": for 'Gt', 'Lt' operators, the value must be an integer",
+        ),
     ] {
         assert_eq!(LabelSelector::parse(text).unwrap_err().0, want, "{text}");
     }
@@ -73,7 +97,11 @@ fn matching() {
         ("rank>5", false),
         ("app>1", false),
     ] {
-        assert_eq!(LabelSelector::parse(text).unwrap().matches(&set), want, "{text}");
+        assert_eq!(
+            LabelSelector::parse(text).unwrap().matches(&set),
+            want,
+            "{text}"
+        );
     }
 }
 
@@ -91,7 +119,11 @@ fn object_form() {
     assert!(selector.matches(&labels(&[("app", "web"), ("tier", "back")])));
     assert!(!selector.matches(&labels(&[("app", "web")])));
     assert!(LabelSelector::from_json(&json!(null)).unwrap().is_nothing());
-    assert!(LabelSelector::from_json(&json!({})).unwrap().is_everything());
+    assert!(
+        LabelSelector::from_json(&json!({}))
+            .unwrap()
+            .is_everything()
+    );
     let wrong = json!({"matchExpressions": [{"key": "a", "operator": "Near", "values": ["b"]}]});
     assert_eq!(
         LabelSelector::from_json(&wrong).unwrap_err().0,
