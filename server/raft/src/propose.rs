@@ -31,6 +31,9 @@ enum Attempt<T> {
 
 impl Core {
     pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
+        if self.stop.is_cancelled() {
+            return Err(ProposeError::Stopped("shutting down".into()));
+        }
         let encoded = Proposal::encode(&command)
             .map_err(|error| ProposeError::Stopped(format!("encoding a command: {error}")))?;
         let bytes = encoded.0.len();

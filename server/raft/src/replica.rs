@@ -100,7 +100,8 @@ fn raft_config(timing: &Timing) -> Result<Config, OpenError> {
         max_in_snapshot_log_to_keep: timing.keep_entries,
         // A follower is sent a snapshot only when the entries it needs are gone.
         replication_lag_threshold: u64::MAX / 2,
-        purge_batch_size: 256,
+        // Deletions in the store come cheaper by the range.
+        purge_batch_size: (timing.snapshot_entries / 4).clamp(1, 256),
         ..Config::default()
     };
     config.validate().map_err(|error| OpenError::Config(error.to_string()))
