@@ -92,3 +92,12 @@ impl ContainerError {
         }
     }
 }
+
+/// A system error without its number: `no such file or directory`.
+pub(crate) fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_lowercase(),
+        None => text,
+    }
+}

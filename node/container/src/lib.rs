@@ -21,16 +21,19 @@
 //! namespace's path is given), and every decision about restarts and probes.
 
 mod attach;
+mod bundle;
 mod cgroup;
 mod control;
 mod error;
 mod exec;
+mod overlay;
 mod process;
 mod runtime;
 mod sandbox;
 mod shim;
 mod spec;
 mod state;
+mod subpath;
 mod terminal;
 
 pub use attach::AttachHandle;
