@@ -6,8 +6,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=hello/hello.rs");
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("hello");
     let status = Command::new(std::env::var("RUSTC")?)
-        .args(["--edition", "2024", "--crate-type", "bin", "-C", "opt-level=s"])
-        .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols", "-C", "panic=abort"])
+        .args([
+            "--edition",
+            "2024",
+            "--crate-type",
+            "bin",
+            "-C",
+            "opt-level=s",
+        ])
+        .args([
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "strip=symbols",
+            "-C",
+            "panic=abort",
+        ])
         .args(["--target", &std::env::var("TARGET")?])
         .arg("-o")
         .arg(&out)

@@ -1,1 +1,96 @@
-fn main() {}
+//! `trireme`: server, node agent and the operator's commands in one binary.
+
+mod balance;
+mod connect;
+mod down;
+mod hello;
+mod member;
+mod node;
+mod output;
+mod server;
+mod status;
+mod token;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+/// A highly available Kubernetes-compatible cluster in one program.
+#[derive(Parser, Debug)]
+#[command(name = "trireme", version, about, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a server: API, replicated state, scheduler and controllers
+    Server(server::Options),
+    /// Run a node agent: containers, network, volumes
+    Node(node::Options),
+    /// Run a cluster of several machines on this one
+    Up(up::Options),
+    /// End a cluster of `trireme up` and remove every trace of it
+    Down(down::Options),
+    /// Show servers, nodes and workloads
+    Status(status::Options),
+    /// Print the token that machines join with
+    Token(token::Options),
+    /// List or remove servers
+    Member(member::Options),
+    /// One local address for all servers
+    Balance(balance::Options),
+}
+
+fn main() -> ExitCode {
+    // A container's shim: single-threaded, without the runtime below (it forks).
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("shim") {
+        let rest: Vec<String> = words.collect();
+        let code = trireme_container::shim_main(&rest);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    let arguments = Arguments::parse();
+    output::start_logging(matches!(
+        arguments.command,
+        Command::Server(_) | Command::Node(_) | Command::Balance(_)
+    ));
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trireme: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    // Servers and nodes do much small work and little at once: two workers keep memory and context
+    // switches low, and no request waits behind another's.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let signals = tokio::spawn(output::cancel_on_signal(shutdown.clone()));
+        let result = match command {
+            Command::Server(options) => server::run(options, shutdown).await,
+            Command::Node(options) => node::run(options, shutdown).await,
+            Command::Up(options) => up::run(options, shutdown).await,
+            Command::Down(options) => down::run(options),
+            Command::Status(options) => status::run(options).await,
+            Command::Token(options) => token::run(options),
+            Command::Member(options) => member::run(options).await,
+            Command::Balance(options) => balance::run(options, shutdown).await,
+        };
+        signals.abort();
+        result
+    });
+    runtime.shutdown_background();
+    result
+}
