@@ -1,6 +1,25 @@
 //! The controllers, one file each: level-triggered reconciliation of one key against a view.
 
-use trireme_model::kinds::Kind;
+mod backend;
+mod deployment;
+mod endpoints;
+mod endpointslice;
+mod eventttl;
+mod garbagecollector;
+mod namespace;
+mod nodeipam;
+mod nodelifecycle;
+mod ownership;
+mod podgc;
+mod replicaset;
+mod rootca;
+mod serviceaccount;
+mod tainteviction;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use trireme_model::kinds::{self, Kind};
 
 use crate::intent::Plan;
 use crate::key::ObjectKey;
@@ -47,6 +66,68 @@ pub trait Controller: Send + Sync {
 
 /// All controllers.
 pub fn controllers(configuration: &Configuration) -> Vec<Box<dyn Controller>> {
-    let _ = configuration;
-    Vec::new()
+    vec![
+        Box::new(deployment::Deployments),
+        Box::new(replicaset::ReplicaSets),
+        Box::new(endpointslice::EndpointSlices),
+        Box::new(endpoints::EndpointLists),
+        Box::new(nodelifecycle::NodeLife),
+        Box::new(tainteviction::TaintEviction),
+        Box::new(nodeipam::NodeRanges {
+            cluster_cidr: configuration.cluster_cidr.clone(),
+            node_prefix: configuration.node_cidr_prefix,
+        }),
+        Box::new(namespace::Namespaces),
+        Box::new(garbagecollector::GarbageCollector),
+        Box::new(podgc::PodGarbage),
+        Box::new(serviceaccount::ServiceAccounts),
+        Box::new(rootca::RootCas {
+            ca_pem: configuration.ca_pem.clone(),
+        }),
+        Box::new(eventttl::EventLifetimes),
+    ]
+}
+
+/// Whether a namespace exists and is not being deleted.
+fn staying_namespace(view: &View, name: &str) -> bool {
+    view.namespace(name)
+        .is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none())
+}
+
+/// The namespace to look at when it, or its object of one kind and name, changed.
+fn namespace_of_named(
+    wanted: &Kind,
+    name: &str,
+    kind: &Kind,
+    before: Option<&Object>,
+    after: Option<&Object>,
+) -> Vec<ObjectKey> {
+    let Some(key) = before.or(after).map(Object::key) else {
+        return Vec::new();
+    };
+    if kind == kinds::NAMESPACE {
+        vec![key]
+    } else if kind == wanted && key.name == name {
+        vec![ObjectKey::cluster(key.namespace)]
+    } else {
+        Vec::new()
+    }
+}
+
+/// A typed object as the API takes it.
+pub(crate) fn object_value<T: Serialize>(object: &T) -> Value {
+    // Kubernetes' types are maps with text keys; serialising them cannot fail. Were that ever
+    // untrue, the API would refuse the null instead of storing half an object.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+/// Counts of zero are left out of statuses, as Kubernetes does.
+pub(crate) fn nonzero(count: i32) -> Option<i32> {
+    (count != 0).then_some(count)
+}
+
+/// The time as statuses carry it: whole seconds. What is written must equal what is read back, or
+/// every comparison would find a difference.
+pub(crate) fn second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -47,9 +47,22 @@ pub struct Intent {
     pub wave: u32,
     /// Recorded when the action succeeded (at once for [`Action::Record`]).
     pub event: Option<EventRecord>,
+    /// Precondition: none of these may exist (looked up in the API, not in a view, which may not have
+    /// been told of them yet). If one does, drop the intent and look again.
+    pub absent: Vec<Absent>,
     /// Recorded when the action was refused for another reason than a conflict; the error's text is
     /// appended to the message.
     pub failure_event: Option<EventRecord>,
+}
+
+/// An object that must be gone, or have another uid, for an intent to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    pub kind: &'static Kind,
+    pub namespace: String,
+    pub name: String,
+    /// Empty where any object of the name counts.
+    pub uid: String,
 }
 
 #[derive(Clone, Debug)]
@@ -236,6 +249,7 @@ impl Intent {
             action,
             wave: 0,
             event: None,
+            absent: Vec::new(),
             failure_event: None,
         }
     }
@@ -247,6 +261,11 @@ impl Intent {
 
     pub(crate) fn with_failure_event(mut self, event: EventRecord) -> Self {
         self.failure_event = Some(event);
+        self
+    }
+
+    pub(crate) fn provided_absent(mut self, absent: Vec<Absent>) -> Self {
+        self.absent = absent;
         self
     }
 

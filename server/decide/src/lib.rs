@@ -20,12 +20,14 @@ pub mod control;
 mod digest;
 mod intent;
 mod key;
+mod labels;
+mod pod;
 pub mod schedule;
 pub mod view;
 
 pub use control::{Configuration, Controller, controllers};
 pub use intent::{
-    Action, EventKind, EventRecord, Intent, Plan, Propagation, Regarding, Subresource,
+    Absent, Action, EventKind, EventRecord, Intent, Plan, Propagation, Regarding, Subresource,
 };
 pub use key::ObjectKey;
 pub use view::{Change, Object, Outline, Transition, View, ViewError};

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use trireme_model::kinds::Kind;
@@ -27,6 +28,10 @@ pub(crate) struct Indexes {
     pub anti_affinity_pods: BTreeSet<ObjectKey>,
     /// Pods on a node with preferred or required affinity, or preferred anti-affinity.
     pub affinity_pods: BTreeSet<ObjectKey>,
+    /// Succeeded and failed pods, oldest first.
+    pub finished_pods: BTreeSet<(Option<Timestamp>, ObjectKey)>,
+    /// By when they were last seen, oldest first.
+    pub events_by_age: BTreeSet<(Timestamp, ObjectKey)>,
     pub replica_sets_by_controller: BTreeMap<String, BTreeSet<ObjectKey>>,
     pub slices_by_service: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     pub by_uid: BTreeMap<String, (&'static Kind, ObjectKey)>,
@@ -60,6 +65,10 @@ pub(crate) fn phase_of(pod: &Pod) -> &str {
 /// Succeeded or Failed: it runs no more and takes no room.
 pub(crate) fn is_finished(pod: &Pod) -> bool {
     matches!(phase_of(pod), "Succeeded" | "Failed")
+}
+
+fn created(pod: &Pod) -> Option<Timestamp> {
+    pod.metadata.creation_timestamp.as_ref().map(|at| at.0)
 }
 
 fn service_of(metadata: &ObjectMeta) -> Option<ObjectKey> {
@@ -101,6 +110,10 @@ impl Indexes {
         }
         match object {
             Object::Pod(pod) => self.add_pod(key, pod),
+            Object::Event(event) => {
+                let seen = event.last_seen.unwrap_or(Timestamp::UNIX_EPOCH);
+                self.events_by_age.insert((seen, key.clone()));
+            }
             Object::ReplicaSet(_) => {
                 if let Some(owner) = controller_of(metadata) {
                     put(
@@ -130,6 +143,10 @@ impl Indexes {
         }
         match object {
             Object::Pod(pod) => self.remove_pod(key, pod),
+            Object::Event(event) => {
+                let seen = event.last_seen.unwrap_or(Timestamp::UNIX_EPOCH);
+                self.events_by_age.remove(&(seen, key.clone()));
+            }
             Object::ReplicaSet(_) => {
                 if let Some(owner) = controller_of(metadata) {
                     take(&mut self.replica_sets_by_controller, &owner.uid, key);
@@ -161,6 +178,9 @@ impl Indexes {
                 .entry(name.clone())
                 .or_default();
             put(values, value.clone(), key.clone());
+        }
+        if is_finished(pod) {
+            self.finished_pods.insert((created(pod), key.clone()));
         }
         match node_of(pod) {
             Some(node) => {
@@ -219,6 +239,7 @@ impl Indexes {
         if let Some(node) = node_of(pod) {
             take(&mut self.pods_by_node, &node.to_owned(), key);
         }
+        self.finished_pods.remove(&(created(pod), key.clone()));
         self.pending_pods.remove(key);
         self.anti_affinity_pods.remove(key);
         self.affinity_pods.remove(key);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::Object;
 use crate::key::ObjectKey;
@@ -30,6 +30,8 @@ pub struct Observation {
 pub(crate) struct Silence {
     leases: BTreeMap<String, Observation>,
     statuses: BTreeMap<String, Observation>,
+    /// When each NoExecute taint of a node was first seen, by key and value.
+    taints: BTreeMap<String, BTreeMap<(String, Option<String>), Timestamp>>,
 }
 
 fn renewal(lease: &Lease) -> Option<Timestamp> {
@@ -73,9 +75,34 @@ impl Silence {
             Object::Lease(lease) if key.namespace == NODE_LEASE_NAMESPACE => {
                 note(&mut self.leases, &key.name, renewal(lease), now);
             }
-            Object::Node(node) => note(&mut self.statuses, &key.name, heartbeat(node), now),
+            Object::Node(node) => {
+                note(&mut self.statuses, &key.name, heartbeat(node), now);
+                self.observe_taints(&key.name, node, now);
+            }
             _ => {}
         }
+    }
+
+    fn observe_taints(&mut self, name: &str, node: &Node, now: Timestamp) {
+        let known = self.taints.remove(name).unwrap_or_default();
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        let seen: BTreeMap<_, _> = taints
+            .filter(|taint| taint.effect == "NoExecute")
+            .map(|taint| (taint.key.clone(), taint.value.clone()))
+            .map(|taint| {
+                let since = known.get(&taint).copied().unwrap_or(now);
+                (taint, since)
+            })
+            .collect();
+        if !seen.is_empty() {
+            self.taints.insert(name.to_owned(), seen);
+        }
+    }
+
+    /// When this view first saw a NoExecute taint that the node still has.
+    pub fn taint_seen(&self, node: &str, taint: &Taint) -> Option<Timestamp> {
+        let identity = (taint.key.clone(), taint.value.clone());
+        self.taints.get(node)?.get(&identity).copied()
     }
 
     /// When the node last gave a sign of life, by the view's time.
@@ -94,6 +121,7 @@ impl Silence {
             }
             Object::Node(_) => {
                 self.statuses.remove(&key.name);
+                self.taints.remove(&key.name);
             }
             _ => {}
         }
