@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cgroup;
 use crate::error::ContainerError;
-use crate::spec::{ContainerSpec, Device, Mount, MountSource, PidNamespace, User, capability_names};
+use crate::spec::{ContainerSpec, Device, Mount, MountSource, PidNamespace, User, capability_names, capability_number};
 
 /// What container engines give a program whose image sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -88,7 +88,13 @@ pub(crate) fn process(
     user: &User,
     tty: bool,
 ) -> Result<Value, ContainerError> {
-    let capabilities = capability_names(&spec.capabilities, spec.privileged)?;
+    // What this host cannot give (itself in a container, perhaps) is left out,
+    // as every engine does.
+    let bounding = bounding_set();
+    let mut capabilities = capability_names(&spec.capabilities, spec.privileged)?;
+    capabilities.retain(|name| {
+        capability_number(name).is_some_and(|number| bounding & (1 << number) != 0)
+    });
     let mut variables: Vec<String> = env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     if !env.iter().any(|(name, _)| name == "PATH") {
         variables.insert(0, format!("PATH={DEFAULT_PATH}"));
@@ -115,6 +121,16 @@ pub(crate) fn process(
         "noNewPrivileges": spec.no_new_privileges,
         "oomScoreAdj": spec.oom_score_adj,
     }))
+}
+
+/// The capabilities this very process could pass on, as a bit set.
+fn bounding_set() -> u64 {
+    std::fs::read_to_string("/proc/self/status")
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 fn namespaces(spec: &ContainerSpec) -> Vec<Value> {

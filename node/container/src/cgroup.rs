@@ -332,14 +332,23 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves a process in the v2 hierarchy alone: where libcontainer has seen
-    /// to the v1 ones.
-    pub fn join_unified(&self, pid: u32) -> Result<(), ContainerError> {
-        match self.unified() {
-            Some(directory) => fs::write(directory.join("cgroup.procs"), pid.to_string())
-                .map_err(|e| self.error(&format!("move process {pid} in"), e)),
-            None => Ok(()),
+    /// Moves a process in those hierarchies libcontainer does not see to: on
+    /// the hybrid layout, v2's and the named ones.
+    pub fn join_uncontrolled(&self, pid: u32) -> Result<(), ContainerError> {
+        let Layout::Split {
+            controllers,
+            mounts,
+            unified,
+        } = layout()
+        else {
+            return Ok(());
+        };
+        let controlled = |mount: &PathBuf| controllers.values().any(|c| c == mount);
+        for mount in mounts.iter().filter(|m| !controlled(m)).chain(unified) {
+            fs::write(self.below(mount).join("cgroup.procs"), pid.to_string())
+                .map_err(|e| self.error(&format!("move process {pid} in"), e))?;
         }
+        Ok(())
     }
 
     pub fn exists(&self) -> bool {
@@ -396,13 +405,6 @@ impl Cgroup {
             }
         }
         Ok(())
-    }
-
-    /// Removes it only where it is empty: for shared parents.
-    pub fn remove_if_empty(&self) {
-        for directory in self.directories() {
-            let _ = fs::remove_dir(&directory);
-        }
     }
 
     /// How many processes the kernel killed here for want of memory.

@@ -286,6 +286,12 @@ pub fn capability_names(
     Ok(sorted_names(set.into_iter()))
 }
 
+/// The kernel's number of a `CAP_…` name.
+pub(crate) fn capability_number(name: &str) -> Option<usize> {
+    let bare = name.strip_prefix("CAP_")?;
+    ALL_CAPABILITIES.iter().position(|c| *c == bare)
+}
+
 fn sorted_names(names: impl Iterator<Item = String>) -> Vec<String> {
     let mut list: Vec<String> = names.map(|n| format!("CAP_{n}")).collect();
     list.sort();

@@ -64,7 +64,8 @@ fn start_process(
     env.retain(|(name, _)| !exec.env.iter().any(|(n, _)| n == name));
     env.extend(exec.env.iter().cloned());
     let user = exec.user.as_ref().unwrap_or(&spec.user);
-    let process = bundle::process(&spec, &exec.args, &env, user, exec.tty)?;
+    let mut process = bundle::process(&spec, &exec.args, &env, user, exec.tty)?;
+    process["oomScoreAdj"] = start::allowed_oom_score(spec.oom_score_adj).into();
     write_json(&process_path, &process, false)?;
 
     let mut diagnosis = Diagnosis::install().map_err(failed)?;
@@ -88,12 +89,9 @@ fn start_process(
             .with_stdout(stdout)
             .with_stderr(stderr);
     }
-    // libcontainer moves the new process into the v1 cgroups; it inherits the
-    // v2 one from us.
-    let cgroup = Cgroup::new(spec.cgroup_path());
-    if !crate::cgroup::is_unified() {
-        cgroup.join_unified(std::process::id())?;
-    }
+    // libcontainer moves the new process into the controllers' cgroups; the
+    // others it inherits from us.
+    Cgroup::new(spec.cgroup_path()).join_uncontrolled(std::process::id())?;
     let built = builder.with_root_path(directory).and_then(|b| {
         b.as_tenant()
             .with_detach(true)
@@ -102,7 +100,7 @@ fn start_process(
     });
     let _ = fs::remove_file(&process_path);
     let own = Cgroup::new(format!("{}/shims", cgroup_root.trim_end_matches('/')));
-    own.join(std::process::id())?;
+    own.join_uncontrolled(std::process::id())?;
     start::protect_from_oom();
     if let Some((_, path)) = &console {
         let _ = fs::remove_file(path);

@@ -63,6 +63,14 @@ impl LineCutter {
     }
 }
 
+/// The lengths at which `text` may be cut after a line.
+fn line_ends(text: &[u8]) -> impl DoubleEndedIterator<Item = usize> + '_ {
+    text.iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'\n')
+        .map(|(index, _)| index + 1)
+}
+
 fn append(text: &mut Vec<u8>, prefix: &str, tag: u8, line: &[u8]) {
     text.extend_from_slice(prefix.as_bytes());
     text.push(tag);
@@ -104,20 +112,36 @@ impl LogFile {
 
     /// Writes whole lines. A full or failing disk loses them: a container must
     /// not stop because its log cannot be written.
-    pub fn write(&mut self, text: &[u8]) {
-        if text.is_empty() {
-            return;
+    pub fn write(&mut self, mut text: &[u8]) {
+        while !text.is_empty() {
+            let room = self.spec.max_bytes.saturating_sub(self.bytes) as usize;
+            let fitting = if text.len() <= room {
+                text.len()
+            } else {
+                line_ends(&text[..room]).next_back().unwrap_or(0)
+            };
+            let taken = match fitting {
+                0 if self.bytes > 0 => {
+                    self.rotate();
+                    continue;
+                }
+                // One line longer than a whole file may be.
+                0 => line_ends(text).next().unwrap_or(text.len()),
+                count => count,
+            };
+            self.append(&text[..taken]);
+            text = &text[taken..];
         }
-        if self.bytes > 0 && self.bytes + text.len() as u64 > self.spec.max_bytes {
-            self.rotate();
-        }
+    }
+
+    fn append(&mut self, text: &[u8]) {
         if self.file.is_none() && self.reopen().is_err() {
             return;
         }
-        if let Some(file) = &mut self.file
-            && file.write_all(text).is_ok()
-        {
+        if let Some(file) = &mut self.file {
+            // Counted even when lost, so that a full disk ends in a rotation.
             self.bytes += text.len() as u64;
+            let _ = file.write_all(text);
         }
     }
 

@@ -14,10 +14,18 @@ pub(crate) struct Ended {
 pub(crate) fn reset() {
     // SAFETY: plain system calls with valid, local arguments.
     unsafe {
-        for signal in 1..32 {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::signal(signal, libc::SIG_DFL);
-            }
+        // By system call: glibc ignores its two internal signals when it spawns
+        // and then refuses to let anybody touch them. The kernel's structure
+        // (handler, flags, restorer, mask) all zero is the default action.
+        let default = [0u64; 4];
+        for signal in 1..=64 {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                size_of::<u64>(),
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);

@@ -62,7 +62,8 @@ pub(crate) fn start(
     )?;
     let binds = prepare_binds(directory, spec)?;
     make_working_directory(spec, &rootfs)?;
-    let config = bundle::config(spec, &rootfs, &binds)?;
+    let mut config = bundle::config(spec, &rootfs, &binds)?;
+    config["process"]["oomScoreAdj"] = allowed_oom_score(spec.oom_score_adj).into();
     write_json(&directory.join("config.json"), &config, false)?;
 
     let result = launch(directory, spec, &cgroup, diagnosis);
@@ -237,7 +238,11 @@ fn launch(
         .pid()
         .map(|p| p.as_raw())
         .ok_or_else(|| ContainerError::create("libcontainer created no process"))?;
-    cgroup.join_unified(pid as u32)?;
+    if let Err(error) = cgroup.join_uncontrolled(pid as u32) {
+        // SAFETY: plain system call; the process is our unreaped child.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        return Err(error);
+    }
     if let Err(error) = container.start() {
         // SAFETY: plain system call; the process is our unreaped child.
         unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -308,6 +313,23 @@ pub(crate) fn explain(
 }
 
 /// Just above what the kernel never kills: a dead shim costs an exit code.
+/// Without CAP_SYS_RESOURCE, back to what an ordinary process has.
 pub(crate) fn protect_from_oom() {
-    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    if fs::write(OOM_SCORE_FILE, "-998").is_err() {
+        let _ = fs::write(OOM_SCORE_FILE, "0");
+    }
 }
+
+/// The score the container can be given: lowering it below our own takes
+/// CAP_SYS_RESOURCE, which an agent in a container may lack.
+pub(crate) fn allowed_oom_score(wanted: i32) -> i32 {
+    if fs::write(OOM_SCORE_FILE, wanted.to_string()).is_ok() {
+        return wanted;
+    }
+    fs::read_to_string(OOM_SCORE_FILE)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+const OOM_SCORE_FILE: &str = "/proc/self/oom_score_adj";
