@@ -1,1 +1,33 @@
-fn main() {}
+//! Side-by-side measurements: ours and another system's, in one run on one machine.
+//!
+//! Absolute numbers say more about the machine than about the program; what counts are the ratios.
+
+mod store;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures Trireme beside its peers")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Replicated writes with fsync: three members of ours beside three of etcd.
+    Store(store::Options),
+    /// One of our members, started by `store`.
+    #[command(hide = true)]
+    StoreMember(store::member::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match arguments.what {
+        What::Store(options) => runtime.block_on(store::run(options)),
+        What::StoreMember(options) => runtime.block_on(store::member::run(options)),
+    }
+}

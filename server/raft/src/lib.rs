@@ -25,6 +25,8 @@ pub mod space;
 
 mod applied;
 mod barrier;
+#[cfg(test)]
+mod conformance;
 mod entry;
 mod error;
 mod link;

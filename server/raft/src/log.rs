@@ -115,58 +115,44 @@ impl LogStore {
     /// Entries from `start` before `end`, at least one if there is one, and not many more bytes
     /// than `limit`.
     fn read(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
-        let (in_memory_from, mut found) = {
-            let shared = self.shared();
-            // What is below the purged entry is gone, even where it still lies on the disk.
-            let first = shared.first_recent().unwrap_or(u64::MAX);
-            if start >= first {
-                let mut bytes = 0;
-                let enough = |entry: &&Entry| {
-                    let fits = bytes < limit;
-                    bytes += size(entry);
-                    fits
-                };
-                return Ok(shared.recent(start, end).take_while(enough).cloned().collect());
-            }
-            (first, Vec::new())
-        };
+        let mut found: Vec<Entry> = Vec::new();
         let mut bytes = 0;
-        let mut broken = None;
-        let until = in_memory_from.min(end);
-        self.engine.scan(Column::Log, &key(start), &key(until), &mut |_, value| {
-            match decode::<Entry>(value) {
-                Ok(entry) => {
-                    bytes += size(&entry);
-                    found.push(entry);
-                    bytes < limit
-                }
-                Err(error) => {
-                    broken = Some(error);
-                    false
-                }
-            }
-        })?;
-        if let Some(error) = broken {
-            return Err(error);
-        }
-        if bytes < limit && until < end {
-            let from = found.last().map_or(start, |entry: &Entry| entry.log_id.index + 1);
-            let shared = self.shared();
-            if shared.first_recent().is_none_or(|first| first <= from) {
-                for entry in shared.recent(from, end) {
-                    if bytes >= limit {
-                        break;
+        let mut at = start;
+        while at < end && bytes < limit {
+            let until = {
+                let shared = self.shared();
+                let first = shared.first_recent().unwrap_or(u64::MAX);
+                if at >= first {
+                    for entry in shared.recent(at, end) {
+                        if bytes >= limit {
+                            break;
+                        }
+                        bytes += size(entry);
+                        found.push(entry.clone());
                     }
-                    bytes += size(entry);
-                    found.push(entry.clone());
+                    break;
                 }
-            } else {
-                // The memory moved on meanwhile; those entries are on the disk.
-                drop(shared);
-                if from < end {
-                    found.extend(self.read(from, end, limit - bytes)?);
+                // Memory may move on meanwhile; what it drops stays on the disk.
+                first.min(end)
+            };
+            let mut broken = None;
+            self.engine.scan(Column::Log, &key(at), &key(until), &mut |_, value| {
+                match decode::<Entry>(value) {
+                    Ok(entry) => {
+                        bytes += size(&entry);
+                        found.push(entry);
+                        bytes < limit
+                    }
+                    Err(error) => {
+                        broken = Some(error);
+                        false
+                    }
                 }
+            })?;
+            if let Some(error) = broken {
+                return Err(error);
             }
+            at = until;
         }
         Ok(found)
     }
@@ -252,6 +238,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         let from = last_log_id.map_or(0, |id| id.index + 1);
+        if self.shared().last.is_none_or(|last| last.index < from) {
+            return Ok(());
+        }
         let mut batch = Vec::new();
         self.engine.scan(Column::Log, &key(from), &END, &mut |key, _| {
             batch.push(Write::Delete { column: Column::Log, key: Bytes::copy_from_slice(key) });
