@@ -36,7 +36,10 @@ pub enum PoolError {
 impl AddressPool {
     /// A pool over `range` in which `existing` (address, pod uid) are taken.
     /// Addresses outside the range are remembered but never handed out again.
-    pub fn new(range: Cidr, existing: impl IntoIterator<Item = (Ipv4Addr, String)>) -> Result<AddressPool, PoolError> {
+    pub fn new(
+        range: Cidr,
+        existing: impl IntoIterator<Item = (Ipv4Addr, String)>,
+    ) -> Result<AddressPool, PoolError> {
         let range = range.subnet();
         if range.prefix() > 30 {
             return Err(PoolError::TooSmall { range });
@@ -45,7 +48,9 @@ impl AddressPool {
         // After the highest one in use: the closest to "in turn" that can be
         // known without a record of released addresses.
         let highest = used.keys().rev().find(|address| range.contains(**address));
-        let next = highest.map_or(0, |address| u32::from(*address) - u32::from(range.network()) + 1);
+        let next = highest.map_or(0, |address| {
+            u32::from(*address) - u32::from(range.network()) + 1
+        });
         Ok(AddressPool { range, used, next })
     }
 
@@ -56,7 +61,8 @@ impl AddressPool {
     /// How many pods the range can hold.
     pub fn capacity(&self) -> u32 {
         let size = u64::from(u32::from(self.range.last()) - u32::from(self.range.network())) + 1;
-        (size - u64::from(RESERVED_FRONT) - u64::from(RESERVED_BACK)).min(u64::from(u32::MAX)) as u32
+        (size - u64::from(RESERVED_FRONT) - u64::from(RESERVED_BACK)).min(u64::from(u32::MAX))
+            as u32
     }
 
     pub fn in_use(&self) -> usize {
@@ -76,18 +82,26 @@ impl AddressPool {
         let capacity = self.capacity();
         for step in 0..capacity {
             let slot = (self.next.saturating_sub(RESERVED_FRONT) + step) % capacity;
-            let Some(address) = self.range.nth(slot + RESERVED_FRONT) else { break };
+            let Some(address) = self.range.nth(slot + RESERVED_FRONT) else {
+                break;
+            };
             if !self.used.contains_key(&address) {
                 self.used.insert(address, pod_uid.to_owned());
                 self.next = slot + RESERVED_FRONT + 1;
                 return Ok(address);
             }
         }
-        Err(PoolError::Exhausted { range: self.range, capacity })
+        Err(PoolError::Exhausted {
+            range: self.range,
+            capacity,
+        })
     }
 
     pub fn address_of(&self, pod_uid: &str) -> Option<Ipv4Addr> {
-        self.used.iter().find(|(_, uid)| *uid == pod_uid).map(|(address, _)| *address)
+        self.used
+            .iter()
+            .find(|(_, uid)| *uid == pod_uid)
+            .map(|(address, _)| *address)
     }
 
     /// Gives the pod's address back; `None` when it had none.
@@ -115,11 +129,17 @@ mod tests {
         assert_eq!(pool.allocate("a").unwrap(), first);
         assert_eq!(pool.release("a"), Some(first));
         assert_eq!(pool.release("a"), None);
-        let later: Vec<_> = ["b", "c", "d", "e", "f"].iter().map(|uid| pool.allocate(uid).unwrap()).collect();
+        let later: Vec<_> = ["b", "c", "d", "e", "f"]
+            .iter()
+            .map(|uid| pool.allocate(uid).unwrap())
+            .collect();
         assert_eq!(later.last(), Some(&first));
         assert_eq!(
             pool.allocate("g"),
-            Err(PoolError::Exhausted { range: range("10.42.0.0/29"), capacity: 5 })
+            Err(PoolError::Exhausted {
+                range: range("10.42.0.0/29"),
+                capacity: 5
+            })
         );
         pool.release("d");
         assert_eq!(pool.allocate("g").unwrap(), later[2]);
@@ -137,7 +157,9 @@ mod tests {
     #[test]
     fn never_hands_out_the_ends_of_the_range() {
         let mut pool = AddressPool::new(range("10.42.3.0/24"), []).unwrap();
-        let mut all: Vec<_> = (0..pool.capacity()).map(|pod| pool.allocate(&pod.to_string()).unwrap()).collect();
+        let mut all: Vec<_> = (0..pool.capacity())
+            .map(|pod| pool.allocate(&pod.to_string()).unwrap())
+            .collect();
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 253);
@@ -145,7 +167,9 @@ mod tests {
         assert_eq!(all[252], Ipv4Addr::new(10, 42, 3, 254));
         assert_eq!(
             AddressPool::new(range("10.42.3.0/31"), []).unwrap_err(),
-            PoolError::TooSmall { range: range("10.42.3.0/31") }
+            PoolError::TooSmall {
+                range: range("10.42.3.0/31")
+            }
         );
     }
 }

@@ -31,7 +31,11 @@ impl Cidr {
     }
 
     fn mask(&self) -> u32 {
-        if self.prefix == 0 { 0 } else { u32::MAX << (32 - self.prefix) }
+        if self.prefix == 0 {
+            0
+        } else {
+            u32::MAX << (32 - self.prefix)
+        }
     }
 
     /// The first address of the range.
@@ -56,7 +60,10 @@ impl Cidr {
 
     /// The same range without host bits.
     pub fn subnet(&self) -> Cidr {
-        Cidr { address: self.network(), prefix: self.prefix }
+        Cidr {
+            address: self.network(),
+            prefix: self.prefix,
+        }
     }
 }
 
@@ -74,7 +81,9 @@ impl FromStr for Cidr {
             let (address, prefix) = text.split_once('/')?;
             Cidr::new(address.parse().ok()?, prefix.parse().ok()?)
         };
-        parse().ok_or_else(|| CidrError { text: text.to_owned() })
+        parse().ok_or_else(|| CidrError {
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -99,8 +108,20 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_range() {
-        for text in ["", "10.42.0.0", "10.42.0.0/33", "10.42.0/24", "fd00::/64", "10.42.0.0/x"] {
-            assert_eq!(text.parse::<Cidr>(), Err(CidrError { text: text.to_owned() }));
+        for text in [
+            "",
+            "10.42.0.0",
+            "10.42.0.0/33",
+            "10.42.0/24",
+            "fd00::/64",
+            "10.42.0.0/x",
+        ] {
+            assert_eq!(
+                text.parse::<Cidr>(),
+                Err(CidrError {
+                    text: text.to_owned()
+                })
+            );
         }
     }
 }

@@ -42,7 +42,13 @@ pub fn forget_udp(stale: impl Fn(&UdpFlow) -> bool) -> Result<usize, NetworkErro
     let mut found: Vec<Vec<u8>> = Vec::new();
     let mut request = Messages::default();
     let family = libc::AF_INET as u8;
-    request.message(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, NLM_F_DUMP, family, 0, |_| {});
+    request.message(
+        NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET,
+        NLM_F_DUMP,
+        family,
+        0,
+        |_| {},
+    );
     netfilter
         .dump(&request, |body| {
             if let Some((flow, original)) = body.get(4..).and_then(read_flow)
@@ -55,9 +61,15 @@ pub fn forget_udp(stale: impl Fn(&UdpFlow) -> bool) -> Result<usize, NetworkErro
     let mut forgotten = 0;
     for original in &found {
         let mut request = Messages::default();
-        request.message(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, NLM_F_ACK, family, 0, |bytes| {
-            crate::netfilter::attribute(bytes, CTA_TUPLE_ORIG | NESTED, original);
-        });
+        request.message(
+            NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE,
+            NLM_F_ACK,
+            family,
+            0,
+            |bytes| {
+                crate::netfilter::attribute(bytes, CTA_TUPLE_ORIG | NESTED, original);
+            },
+        );
         match netfilter.transact(&request, request.sequence) {
             Ok(()) => forgotten += 1,
             // It timed out in between.
@@ -94,13 +106,21 @@ struct Tuple {
 }
 
 fn read_tuple(bytes: &[u8]) -> Option<Tuple> {
-    let part = |wanted: u16| attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let part = |wanted: u16| {
+        attributes(bytes)
+            .find(|(kind, _)| *kind == wanted)
+            .map(|(_, value)| value)
+    };
     let (addresses, ports) = (part(CTA_TUPLE_IP)?, part(CTA_TUPLE_PROTO)?);
     let address = |wanted: u16| -> Option<Ipv4Addr> {
         let (_, value) = attributes(addresses).find(|(kind, _)| *kind == wanted)?;
         <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
     };
-    let number = |wanted: u16| attributes(ports).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let number = |wanted: u16| {
+        attributes(ports)
+            .find(|(kind, _)| *kind == wanted)
+            .map(|(_, value)| value)
+    };
     if number(CTA_PROTO_NUM)?.first() != Some(&UDP) {
         return None;
     }

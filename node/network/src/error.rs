@@ -6,15 +6,26 @@ use std::path::PathBuf;
 pub enum NetworkError {
     /// The kernel refused a netlink request.
     #[error("cannot {operation}: {source}")]
-    Netlink { operation: String, source: io::Error },
+    Netlink {
+        operation: String,
+        source: io::Error,
+    },
 
     /// A network namespace could not be made, entered or removed.
     #[error("network namespace {path}: cannot {operation}: {source}", path = path.display())]
-    Namespace { path: PathBuf, operation: &'static str, source: io::Error },
+    Namespace {
+        path: PathBuf,
+        operation: &'static str,
+        source: io::Error,
+    },
 
     /// A kernel setting under /proc/sys could not be written.
     #[error("cannot set {path} to {value:?}: {source}", path = path.display())]
-    Setting { path: PathBuf, value: String, source: io::Error },
+    Setting {
+        path: PathBuf,
+        value: String,
+        source: io::Error,
+    },
 
     /// An interface that has to exist does not.
     #[error("no network interface named {name}")]
@@ -34,7 +45,11 @@ pub enum NetworkError {
 
     /// An address range too small or otherwise unfit for its use.
     #[error("{range} cannot be used as {usage}: {why}")]
-    Range { range: String, usage: &'static str, why: &'static str },
+    Range {
+        range: String,
+        usage: &'static str,
+        why: &'static str,
+    },
 }
 
 impl NetworkError {

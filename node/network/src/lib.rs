@@ -42,4 +42,6 @@ pub use error::NetworkError;
 pub use namespace::{run_in, spawn_in_netns};
 pub use pod::{PodAttachment, PodNetwork, PodNetworkConfig};
 pub use route::{NodeRoutes, PeerRoute, RouteReport};
-pub use service::{Affinity, Endpoint, Protocol, ServiceRule, ServiceRules, ServiceRulesConfig, SyncReport};
+pub use service::{
+    Affinity, Endpoint, Protocol, ServiceRule, ServiceRules, ServiceRulesConfig, SyncReport,
+};

@@ -20,7 +20,11 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 fn failed(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> NetworkError {
     let path = path.to_owned();
-    move |source| NetworkError::Namespace { path, operation, source }
+    move |source| NetworkError::Namespace {
+        path,
+        operation,
+        source,
+    }
 }
 
 /// Whether a namespace is mounted at `path`.
@@ -32,20 +36,32 @@ pub fn exists(path: &Path) -> bool {
 /// is down, and mounts it at `path`. Fails where one is mounted already.
 pub fn create(path: &Path) -> Result<(), NetworkError> {
     if exists(path) {
-        return Err(failed(path, "create")(io::Error::from(io::ErrorKind::AlreadyExists)));
+        return Err(failed(path, "create")(io::Error::from(
+            io::ErrorKind::AlreadyExists,
+        )));
     }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed(path, "create the directory of"))?;
     }
     // A plain file may be left from a crash between the two steps.
-    OpenOptions::new().create(true).append(true).open(path).map_err(failed(path, "create the file of"))?;
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(failed(path, "create the file of"))?;
     // A thread of its own is moved, so the process stays where it is; the
     // mount table is shared by all threads.
     let made = thread::scope(|scope| {
         scope
             .spawn(|| -> io::Result<()> {
                 unshare(CloneFlags::CLONE_NEWNET)?;
-                mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+                mount(
+                    Some("/proc/thread-self/ns/net"),
+                    path,
+                    None::<&str>,
+                    MsFlags::MS_BIND,
+                    None::<&str>,
+                )?;
                 Ok(())
             })
             .join()
@@ -61,10 +77,14 @@ pub fn create(path: &Path) -> Result<(), NetworkError> {
 /// process. Succeeds when there is nothing.
 pub fn delete(path: &Path) -> Result<(), NetworkError> {
     while exists(path) {
-        umount2(path, MntFlags::MNT_DETACH).map_err(io::Error::from).map_err(failed(path, "unmount"))?;
+        umount2(path, MntFlags::MNT_DETACH)
+            .map_err(io::Error::from)
+            .map_err(failed(path, "unmount"))?;
     }
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed(path, "remove the file of")(source)),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(failed(path, "remove the file of")(source))
+        }
         _ => Ok(()),
     }
 }
@@ -72,7 +92,10 @@ pub fn delete(path: &Path) -> Result<(), NetworkError> {
 /// Opens the namespace file.
 pub fn open(path: &Path) -> Result<File, NetworkError> {
     if !exists(path) {
-        return Err(failed(path, "open")(io::Error::new(io::ErrorKind::NotFound, "no network namespace there")));
+        return Err(failed(path, "open")(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no network namespace there",
+        )));
     }
     File::open(path).map_err(failed(path, "open"))
 }
@@ -105,7 +128,9 @@ pub fn enter_before_exec(command: &mut Command, path: &Path) -> Result<(), Netwo
     let namespace = open(path)?;
     // SAFETY: setns is a plain system call, safe between fork and exec.
     unsafe {
-        command.pre_exec(move || setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from));
+        command.pre_exec(move || {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+        });
     }
     Ok(())
 }
@@ -117,5 +142,9 @@ pub(crate) fn set_sysctl(name: &str, value: &str) -> Result<(), NetworkError> {
     if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
         return Ok(());
     }
-    fs::write(&path, value).map_err(|source| NetworkError::Setting { path, value: value.to_owned(), source })
+    fs::write(&path, value).map_err(|source| NetworkError::Setting {
+        path,
+        value: value.to_owned(),
+        source,
+    })
 }

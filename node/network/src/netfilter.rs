@@ -39,7 +39,8 @@ impl Messages {
         self.sequence += 1;
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&self.sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&[family, 0]);
@@ -97,8 +98,14 @@ impl Netfilter {
     /// which must ask for one. The first refusal is returned.
     pub fn transact(&mut self, messages: &Messages, last: u32) -> io::Result<()> {
         if messages.bytes.len() > 128 * 1024 {
-            socket2::SockRef::from(&self.socket).set_send_buffer_size(SEND_BYTES).ok();
-            nix::sys::socket::setsockopt(&self.socket, nix::sys::socket::sockopt::SndBufForce, &SEND_BYTES)?;
+            socket2::SockRef::from(&self.socket)
+                .set_send_buffer_size(SEND_BYTES)
+                .ok();
+            nix::sys::socket::setsockopt(
+                &self.socket,
+                nix::sys::socket::sockopt::SndBufForce,
+                &SEND_BYTES,
+            )?;
         }
         self.socket.send(&messages.bytes, 0)?;
         let mut refused = None;
@@ -143,7 +150,11 @@ impl Netfilter {
                 match i32::from(header.kind) {
                     libc::NLMSG_ERROR => {
                         let code = error_code(body);
-                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                        return if code == 0 {
+                            Ok(())
+                        } else {
+                            Err(io::Error::from_raw_os_error(-code))
+                        };
                     }
                     libc::NLMSG_DONE => return Ok(()),
                     _ => each(body),
@@ -154,5 +165,7 @@ impl Netfilter {
 }
 
 fn error_code(body: &[u8]) -> i32 {
-    body.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes)
+    body.get(..4)
+        .and_then(|code| code.try_into().ok())
+        .map_or(0, i32::from_ne_bytes)
 }

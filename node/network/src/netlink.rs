@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
@@ -18,7 +18,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -89,7 +90,11 @@ impl Netlink {
             Ok(socket)
         };
         let socket = open().map_err(NetworkError::netlink("open an rtnetlink socket"))?;
-        Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
+        Ok(Netlink {
+            socket,
+            sequence: 0,
+            buffer: Vec::with_capacity(RECEIVE_BYTES),
+        })
     }
 
     pub fn open_in(path: &Path) -> Result<Netlink, NetworkError> {
@@ -98,7 +103,8 @@ impl Netlink {
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Answer>> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut packet = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
+        let mut packet =
+            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
         packet.header.flags = NLM_F_REQUEST | flags;
         packet.header.sequence_number = self.sequence;
         packet.finalize();
@@ -117,41 +123,67 @@ impl Netlink {
                 }
                 match i32::from(header.kind) {
                     libc::NLMSG_ERROR => {
-                        let code = body.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                        return if code == 0 { Ok(answers) } else { Err(io::Error::from_raw_os_error(-code)) };
+                        let code = body
+                            .get(..4)
+                            .and_then(|code| code.try_into().ok())
+                            .map_or(0, i32::from_ne_bytes);
+                        return if code == 0 {
+                            Ok(answers)
+                        } else {
+                            Err(io::Error::from_raw_os_error(-code))
+                        };
                     }
                     libc::NLMSG_DONE => return Ok(answers),
-                    _ => answers.push(Answer { kind: header.kind, body: body.to_vec() }),
+                    _ => answers.push(Answer {
+                        kind: header.kind,
+                        body: body.to_vec(),
+                    }),
                 }
             }
         }
     }
 
-    fn change(&mut self, operation: String, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetworkError> {
-        self.request(message, NLM_F_ACK | flags).map(drop).map_err(NetworkError::netlink(operation))
+    fn change(
+        &mut self,
+        operation: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), NetworkError> {
+        self.request(message, NLM_F_ACK | flags)
+            .map(drop)
+            .map_err(NetworkError::netlink(operation))
     }
 
     // Links
 
     pub fn links(&mut self) -> Result<Vec<Link>, NetworkError> {
         let answers = self
-            .request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)
+            .request(
+                RouteNetlinkMessage::GetLink(LinkMessage::default()),
+                NLM_F_DUMP,
+            )
             .map_err(NetworkError::netlink("list the network interfaces"))?;
         Ok(answers.iter().filter_map(read_link).collect())
     }
 
     pub fn find_link(&mut self, name: &str) -> Result<Option<Link>, NetworkError> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         match self.request(RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
             Ok(answers) => Ok(answers.iter().find_map(read_link)),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(NetworkError::netlink(format!("look up interface {name}"))(error)),
+            Err(error) => Err(NetworkError::netlink(format!("look up interface {name}"))(
+                error,
+            )),
         }
     }
 
     pub fn link(&mut self, name: &str) -> Result<Link, NetworkError> {
-        self.find_link(name)?.ok_or_else(|| NetworkError::NoLink { name: name.to_owned() })
+        self.find_link(name)?.ok_or_else(|| NetworkError::NoLink {
+            name: name.to_owned(),
+        })
     }
 
     pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, NetworkError> {
@@ -160,7 +192,9 @@ impl Netlink {
         match self.request(RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
             Ok(answers) => Ok(answers.iter().find_map(read_link)),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(NetworkError::netlink(format!("look up interface {index}"))(error)),
+            Err(error) => Err(NetworkError::netlink(format!("look up interface {index}"))(
+                error,
+            )),
         }
     }
 
@@ -174,7 +208,9 @@ impl Netlink {
     ) -> Result<(), NetworkError> {
         let mut peer_message = peer.message();
         if let Some(namespace) = peer_namespace {
-            peer_message.attributes.push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
+            peer_message
+                .attributes
+                .push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
         }
         let mut message = end.message();
         message.header.flags = LinkFlags::Up;
@@ -194,8 +230,14 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
+                InfoKind::Bridge,
+            )]));
         self.change(
             format!("create the bridge {name}"),
             RouteNetlinkMessage::NewLink(message),
@@ -215,8 +257,12 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::Address(hardware.to_vec()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::Address(hardware.to_vec()));
         message.attributes.push(LinkAttribute::Mtu(mtu));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Vxlan),
@@ -239,21 +285,37 @@ impl Netlink {
         message.header.index = index;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        self.change(format!("set interface {index} up"), RouteNetlinkMessage::NewLink(message), 0)
+        self.change(
+            format!("set interface {index} up"),
+            RouteNetlinkMessage::NewLink(message),
+            0,
+        )
     }
 
     pub fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), NetworkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
-        self.change(format!("set the alias of interface {index}"), RouteNetlinkMessage::NewLink(message), 0)
+        message
+            .attributes
+            .push(LinkAttribute::IfAlias(alias.to_owned()));
+        self.change(
+            format!("set the alias of interface {index}"),
+            RouteNetlinkMessage::NewLink(message),
+            0,
+        )
     }
 
     pub fn set_controller(&mut self, index: u32, controller: u32) -> Result<(), NetworkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.attributes.push(LinkAttribute::Controller(controller));
-        self.change(format!("attach interface {index} to its bridge"), RouteNetlinkMessage::NewLink(message), 0)
+        message
+            .attributes
+            .push(LinkAttribute::Controller(controller));
+        self.change(
+            format!("attach interface {index} to its bridge"),
+            RouteNetlinkMessage::NewLink(message),
+            0,
+        )
     }
 
     /// Succeeds when the interface is gone already.
@@ -261,7 +323,11 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = index;
         tolerate(
-            self.change(format!("delete interface {index}"), RouteNetlinkMessage::DelLink(message), 0),
+            self.change(
+                format!("delete interface {index}"),
+                RouteNetlinkMessage::DelLink(message),
+                0,
+            ),
             &[libc::ENODEV],
         )
     }
@@ -269,16 +335,27 @@ impl Netlink {
     // Addresses
 
     /// Succeeds when the interface has the address already.
-    pub fn add_address(&mut self, index: u32, address: Cidr, scope: AddressScope) -> Result<(), NetworkError> {
+    pub fn add_address(
+        &mut self,
+        index: u32,
+        address: Cidr,
+        scope: AddressScope,
+    ) -> Result<(), NetworkError> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = address.prefix();
         message.header.scope = scope;
         message.header.index = index;
-        message.attributes.push(AddressAttribute::Address(IpAddr::V4(address.address())));
-        message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.address())));
+        message
+            .attributes
+            .push(AddressAttribute::Address(IpAddr::V4(address.address())));
+        message
+            .attributes
+            .push(AddressAttribute::Local(IpAddr::V4(address.address())));
         if address.prefix() < 31 {
-            message.attributes.push(AddressAttribute::Broadcast(address.last()));
+            message
+                .attributes
+                .push(AddressAttribute::Broadcast(address.last()));
         }
         self.change(
             format!("add address {address} to interface {index}"),
@@ -293,7 +370,9 @@ impl Netlink {
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = address.prefix();
         message.header.index = index;
-        message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.address())));
+        message
+            .attributes
+            .push(AddressAttribute::Local(IpAddr::V4(address.address())));
         tolerate(
             self.change(
                 format!("delete address {address} from interface {index}"),
@@ -316,14 +395,24 @@ impl Netlink {
         forwarding: bool,
     ) -> Result<(), NetworkError> {
         let mut message = NeighbourMessage::default();
-        message.header.family = if forwarding { AddressFamily::Bridge } else { AddressFamily::Inet };
+        message.header.family = if forwarding {
+            AddressFamily::Bridge
+        } else {
+            AddressFamily::Inet
+        };
         message.header.ifindex = index;
         message.header.state = NeighbourState::Permanent;
         if forwarding {
             message.header.flags = NeighbourFlags::Own;
         }
-        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(hardware.to_vec()));
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(
+                address,
+            )));
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(hardware.to_vec()));
         self.change(
             format!("add neighbour {address} to interface {index}"),
             RouteNetlinkMessage::NewNeighbour(message),
@@ -336,7 +425,9 @@ impl Netlink {
     pub fn add_route(&mut self, route: &Route, detail: RouteDetail) -> Result<(), NetworkError> {
         let mut message = route_message(route);
         if let Some(source) = detail.source {
-            message.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+            message
+                .attributes
+                .push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
         }
         if detail.onlink {
             message.header.flags |= RouteFlags::Onlink;
@@ -367,7 +458,10 @@ impl Netlink {
         let answers = self
             .request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)
             .map_err(NetworkError::netlink("list the routes"))?;
-        Ok(answers.iter().filter_map(|answer| read_route(answer, Some(ROUTE_PROTOCOL))).collect())
+        Ok(answers
+            .iter()
+            .filter_map(|answer| read_route(answer, Some(ROUTE_PROTOCOL)))
+            .collect())
     }
 
     /// The route the kernel would take to `address`; `None` when there is none.
@@ -375,11 +469,22 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.destination_prefix_length = 32;
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::Inet(address)));
         match self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_ACK) {
             Ok(answers) => Ok(answers.iter().find_map(|answer| read_route(answer, None))),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(None),
-            Err(error) => Err(NetworkError::netlink(format!("look up the route to {address}"))(error)),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(NetworkError::netlink(format!(
+                "look up the route to {address}"
+            ))(error)),
         }
     }
 }
@@ -394,9 +499,13 @@ pub(crate) struct VethEnd<'a> {
 impl VethEnd<'_> {
     fn message(&self) -> LinkMessage {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(self.name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(self.name.to_owned()));
         if let Some(hardware) = self.hardware {
-            message.attributes.push(LinkAttribute::Address(hardware.to_vec()));
+            message
+                .attributes
+                .push(LinkAttribute::Address(hardware.to_vec()));
         }
         if let Some(mtu) = self.mtu {
             message.attributes.push(LinkAttribute::Mtu(mtu));
@@ -410,14 +519,24 @@ fn route_message(route: &Route) -> RouteMessage {
     message.header.address_family = AddressFamily::Inet;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
-    message.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    message.header.scope = if route.gateway.is_some() {
+        RouteScope::Universe
+    } else {
+        RouteScope::Link
+    };
     message.header.kind = RouteType::Unicast;
     message.header.destination_prefix_length = route.destination.prefix();
     if route.destination.prefix() > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination.network())));
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::Inet(
+                route.destination.network(),
+            )));
     }
     if let Some(gateway) = route.gateway {
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        message
+            .attributes
+            .push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
     }
     message.attributes.push(RouteAttribute::Oif(route.link));
     message
@@ -425,7 +544,11 @@ fn route_message(route: &Route) -> RouteMessage {
 
 fn tolerate(result: Result<(), NetworkError>, codes: &[i32]) -> Result<(), NetworkError> {
     match result {
-        Err(NetworkError::Netlink { source, .. }) if source.raw_os_error().is_some_and(|code| codes.contains(&code)) => {
+        Err(NetworkError::Netlink { source, .. })
+            if source
+                .raw_os_error()
+                .is_some_and(|code| codes.contains(&code)) =>
+        {
             Ok(())
         }
         other => other,
@@ -470,7 +593,10 @@ fn read_link(answer: &Answer) -> Option<Link> {
     if answer.kind != libc::RTM_NEWLINK {
         return None;
     }
-    let mut link = Link { index: number(answer.body.get(4..8)?)?, ..Link::default() };
+    let mut link = Link {
+        index: number(answer.body.get(4..8)?)?,
+        ..Link::default()
+    };
     for (kind, value) in attributes(answer.body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
@@ -488,7 +614,9 @@ fn read_route(answer: &Answer, protocol: Option<u8>) -> Option<Route> {
     }
     let header = answer.body.get(..12)?;
     let (prefix, table, found_protocol) = (header[1], header[4], header[5]);
-    if protocol.is_some_and(|wanted| wanted != found_protocol || table != RouteHeader::RT_TABLE_MAIN) {
+    if protocol
+        .is_some_and(|wanted| wanted != found_protocol || table != RouteHeader::RT_TABLE_MAIN)
+    {
         return None;
     }
     let mut destination = Ipv4Addr::UNSPECIFIED;
@@ -503,7 +631,11 @@ fn read_route(answer: &Answer, protocol: Option<u8>) -> Option<Route> {
             _ => {}
         }
     }
-    Some(Route { destination: Cidr::new(destination, prefix)?, gateway, link })
+    Some(Route {
+        destination: Cidr::new(destination, prefix)?,
+        gateway,
+        link,
+    })
 }
 
 /// What the kernel accepts as an interface's name.
@@ -512,10 +644,17 @@ pub(crate) fn check_link_name(name: &str) -> Result<(), NetworkError> {
         "it is empty"
     } else if name.len() > 15 {
         "it is longer than 15 bytes"
-    } else if name.contains('/') || name.contains(':') || name.contains(char::is_whitespace) || name.starts_with('.') {
+    } else if name.contains('/')
+        || name.contains(':')
+        || name.contains(char::is_whitespace)
+        || name.starts_with('.')
+    {
         "it contains '/', ':', a space, or starts with '.'"
     } else {
         return Ok(());
     };
-    Err(NetworkError::BadLinkName { name: name.to_owned(), why })
+    Err(NetworkError::BadLinkName {
+        name: name.to_owned(),
+        why,
+    })
 }

@@ -71,7 +71,9 @@ impl PodNetwork {
         set_sysctl("net/ipv4/ip_forward", "1")?;
         // Strict source checks (1) drop what comes back over another path
         // than it would leave by, as VXLAN and multi-homed nodes do.
-        if fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").is_ok_and(|value| value.trim() == "1") {
+        if fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter")
+            .is_ok_and(|value| value.trim() == "1")
+        {
             set_sysctl("net/ipv4/conf/all/rp_filter", "2")?;
         }
         let mtu = match config.mtu {
@@ -94,7 +96,11 @@ impl PodNetwork {
         let mut node = Netlink::open()?;
         if namespace::exists(&path) {
             let alias = alias(pod_uid, ip);
-            if node.links()?.iter().any(|link| link.alias.as_deref() == Some(alias.as_str())) {
+            if node
+                .links()?
+                .iter()
+                .any(|link| link.alias.as_deref() == Some(alias.as_str()))
+            {
                 return Ok(path);
             }
         }
@@ -111,25 +117,51 @@ impl PodNetwork {
         }
     }
 
-    fn attach(&self, node: &mut Netlink, path: &Path, pod_uid: &str, ip: Ipv4Addr) -> Result<(), NetworkError> {
+    fn attach(
+        &self,
+        node: &mut Netlink,
+        path: &Path,
+        pod_uid: &str,
+        ip: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
         let name = fresh_link_name();
         let octets = ip.octets();
         // Locally administered, and different for every pod address.
         let pod_hardware = [0x02, 0x54, octets[0], octets[1], octets[2], octets[3]];
         let file = namespace::open(path)?;
         node.add_veth(
-            &VethEnd { name: &name, hardware: Some(NODE_HARDWARE), mtu: Some(self.mtu) },
-            &VethEnd { name: POD_INTERFACE, hardware: Some(pod_hardware), mtu: Some(self.mtu) },
+            &VethEnd {
+                name: &name,
+                hardware: Some(NODE_HARDWARE),
+                mtu: Some(self.mtu),
+            },
+            &VethEnd {
+                name: POD_INTERFACE,
+                hardware: Some(pod_hardware),
+                mtu: Some(self.mtu),
+            },
             Some(&file),
         )?;
         let link = node.link(&name)?;
-        let configured = run_in(path, || configure_pod(ip)).and_then(|inside| inside).and_then(|()| {
-            node.add_neighbour(link.index, ip, pod_hardware, false)?;
-            let route = Route { destination: host(ip), gateway: None, link: link.index };
-            node.add_route(&route, RouteDetail { source: Some(self.config.node_ip), onlink: false })?;
-            // Last: the alias says that everything above is done.
-            node.set_alias(link.index, &alias(pod_uid, ip))
-        });
+        let configured = run_in(path, || configure_pod(ip))
+            .and_then(|inside| inside)
+            .and_then(|()| {
+                node.add_neighbour(link.index, ip, pod_hardware, false)?;
+                let route = Route {
+                    destination: host(ip),
+                    gateway: None,
+                    link: link.index,
+                };
+                node.add_route(
+                    &route,
+                    RouteDetail {
+                        source: Some(self.config.node_ip),
+                        onlink: false,
+                    },
+                )?;
+                // Last: the alias says that everything above is done.
+                node.set_alias(link.index, &alias(pod_uid, ip))
+            });
         configured.inspect_err(|_| {
             let _ = node.delete_link(link.index);
         })
@@ -176,14 +208,20 @@ impl PodNetwork {
         }
         Ok(found
             .into_iter()
-            .map(|(pod_uid, address)| PodAttachment { netns: self.path(&pod_uid), pod_uid, address })
+            .map(|(pod_uid, address)| PodAttachment {
+                netns: self.path(&pod_uid),
+                pod_uid,
+                address,
+            })
             .collect())
     }
 
     fn checked_path(&self, pod_uid: &str) -> Result<PathBuf, NetworkError> {
         let good = !pod_uid.is_empty()
             && pod_uid.len() <= 128
-            && pod_uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+            && pod_uid
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
         if !good {
             return Err(NetworkError::Namespace {
                 path: self.config.directory.join(pod_uid),
@@ -203,10 +241,21 @@ fn configure_pod(ip: Ipv4Addr) -> Result<(), NetworkError> {
     pod.add_address(link.index, host(ip), AddressScope::Universe)?;
     pod.set_up(link.index)?;
     pod.add_neighbour(link.index, POD_GATEWAY, NODE_HARDWARE, false)?;
-    pod.add_route(&Route { destination: host(POD_GATEWAY), gateway: None, link: link.index }, RouteDetail::default())?;
+    pod.add_route(
+        &Route {
+            destination: host(POD_GATEWAY),
+            gateway: None,
+            link: link.index,
+        },
+        RouteDetail::default(),
+    )?;
     let everywhere = Cidr::new(Ipv4Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
     pod.add_route(
-        &Route { destination: everywhere, gateway: Some(POD_GATEWAY), link: link.index },
+        &Route {
+            destination: everywhere,
+            gateway: Some(POD_GATEWAY),
+            link: link.index,
+        },
         RouteDetail::default(),
     )?;
     // A container without capabilities may listen on port 80 and ping, as
@@ -236,7 +285,9 @@ fn read_alias(link: &Link) -> Option<(&str, Ipv4Addr)> {
 fn fresh_link_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_millis() as u64);
     // 32 bits of milliseconds repeat after 50 days, the count after 65,536
     // pods of one agent.
     format!("{LINK_PREFIX}{:08x}{:04x}", now_ms as u32, count as u16)
@@ -245,6 +296,11 @@ fn fresh_link_name() -> String {
 fn uplink_mtu() -> Result<Option<u32>, NetworkError> {
     let mut netlink = Netlink::open()?;
     // Any address that is surely elsewhere: 198.51.100.0/24 is documentation's.
-    let Some(route) = netlink.route_to(Ipv4Addr::new(198, 51, 100, 1))? else { return Ok(None) };
-    Ok(netlink.link_by_index(route.link)?.map(|link| link.mtu).filter(|mtu| (1280..=9000).contains(mtu)))
+    let Some(route) = netlink.route_to(Ipv4Addr::new(198, 51, 100, 1))? else {
+        return Ok(None);
+    };
+    Ok(netlink
+        .link_by_index(route.link)?
+        .map(|link| link.mtu)
+        .filter(|mtu| (1280..=9000).contains(mtu)))
 }

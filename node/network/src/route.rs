@@ -46,7 +46,11 @@ pub struct NodeRoutes {
 impl NodeRoutes {
     /// `pod_cidr` is this node's own range.
     pub fn new(node_ip: Ipv4Addr, pod_cidr: Cidr, service_cidr: Cidr) -> NodeRoutes {
-        NodeRoutes { node_ip, pod_cidr: pod_cidr.subnet(), service_cidr: service_cidr.subnet() }
+        NodeRoutes {
+            node_ip,
+            pod_cidr: pod_cidr.subnet(),
+            service_cidr: service_cidr.subnet(),
+        }
     }
 
     /// Makes the routes be exactly those of `peers`, and the one that lets the
@@ -61,8 +65,15 @@ impl NodeRoutes {
         wanted.insert(
             self.service_cidr,
             (
-                Route { destination: self.service_cidr, gateway: None, link: loopback.index },
-                RouteDetail { source: Some(self.node_ip), onlink: false },
+                Route {
+                    destination: self.service_cidr,
+                    gateway: None,
+                    link: loopback.index,
+                },
+                RouteDetail {
+                    source: Some(self.node_ip),
+                    onlink: false,
+                },
             ),
         );
         let mut vxlan_used = false;
@@ -76,10 +87,16 @@ impl NodeRoutes {
             }
         }
         // Pods' own /32 routes are PodNetwork's.
-        let present: Vec<Route> =
-            netlink.own_routes()?.into_iter().filter(|route| route.destination.prefix() < 32).collect();
+        let present: Vec<Route> = netlink
+            .own_routes()?
+            .into_iter()
+            .filter(|route| route.destination.prefix() < 32)
+            .collect();
         for route in &present {
-            if wanted.get(&route.destination).is_none_or(|(wanted, _)| wanted != route) {
+            if wanted
+                .get(&route.destination)
+                .is_none_or(|(wanted, _)| wanted != route)
+            {
                 netlink.delete_route(route)?;
                 report.removed += 1;
             }
@@ -108,10 +125,20 @@ impl NodeRoutes {
         Ok(())
     }
 
-    fn route_to_peer(&self, netlink: &mut Netlink, peer: &PeerRoute) -> Result<(Route, RouteDetail), NetworkError> {
+    fn route_to_peer(
+        &self,
+        netlink: &mut Netlink,
+        peer: &PeerRoute,
+    ) -> Result<(Route, RouteDetail), NetworkError> {
         let destination = peer.pod_cidr.subnet();
-        let refuse = |why| NetworkError::Range { range: destination.to_string(), usage: "a peer's pod range", why };
-        if destination.contains(self.pod_cidr.network()) || self.pod_cidr.contains(destination.network()) {
+        let refuse = |why| NetworkError::Range {
+            range: destination.to_string(),
+            usage: "a peer's pod range",
+            why,
+        };
+        if destination.contains(self.pod_cidr.network())
+            || self.pod_cidr.contains(destination.network())
+        {
             return Err(refuse("it overlaps this node's own"));
         }
         if destination.prefix() > 30 {
@@ -121,19 +148,42 @@ impl NodeRoutes {
             return Err(refuse("the node's InternalIP cannot be reached"));
         };
         if way.gateway.is_none() {
-            let route = Route { destination, gateway: Some(peer.internal_ip), link: way.link };
-            return Ok((route, RouteDetail { source: Some(self.node_ip), onlink: false }));
+            let route = Route {
+                destination,
+                gateway: Some(peer.internal_ip),
+                link: way.link,
+            };
+            return Ok((
+                route,
+                RouteDetail {
+                    source: Some(self.node_ip),
+                    onlink: false,
+                },
+            ));
         }
-        let uplink_mtu = netlink.link_by_index(way.link)?.map_or(1500, |link| link.mtu);
+        let uplink_mtu = netlink
+            .link_by_index(way.link)?
+            .map_or(1500, |link| link.mtu);
         let link = self.vxlan(netlink, uplink_mtu)?;
         // The peer's own address inside its range; permanent entries instead
         // of learning and ARP, so nothing has to be flooded.
-        let inner = AddressPool::node_address(destination).ok_or_else(|| refuse("it is too small"))?;
+        let inner =
+            AddressPool::node_address(destination).ok_or_else(|| refuse("it is too small"))?;
         let hardware = vxlan_hardware(peer.internal_ip);
         netlink.add_neighbour(link, peer.internal_ip, hardware, true)?;
         netlink.add_neighbour(link, inner, hardware, false)?;
         let source = AddressPool::node_address(self.pod_cidr);
-        Ok((Route { destination, gateway: Some(inner), link }, RouteDetail { source, onlink: true }))
+        Ok((
+            Route {
+                destination,
+                gateway: Some(inner),
+                link,
+            },
+            RouteDetail {
+                source,
+                onlink: true,
+            },
+        ))
     }
 
     fn vxlan(&self, netlink: &mut Netlink, uplink_mtu: u32) -> Result<u32, NetworkError> {
@@ -141,11 +191,20 @@ impl NodeRoutes {
             return Ok(link.index);
         }
         let mtu = uplink_mtu.saturating_sub(VXLAN_OVERHEAD_BYTES).max(1280);
-        netlink.add_vxlan(VXLAN_INTERFACE, VXLAN_ID, VXLAN_PORT, self.node_ip, vxlan_hardware(self.node_ip), mtu)?;
+        netlink.add_vxlan(
+            VXLAN_INTERFACE,
+            VXLAN_ID,
+            VXLAN_PORT,
+            self.node_ip,
+            vxlan_hardware(self.node_ip),
+            mtu,
+        )?;
         let link = netlink.link(VXLAN_INTERFACE)?;
         // The source of the node's own packets to far pods: their answers
         // then come back through VXLAN too.
-        if let Some(own) = AddressPool::node_address(self.pod_cidr).and_then(|address| Cidr::new(address, 32)) {
+        if let Some(own) =
+            AddressPool::node_address(self.pod_cidr).and_then(|address| Cidr::new(address, 32))
+        {
             netlink.add_address(link.index, own, AddressScope::Universe)?;
         }
         Ok(link.index)

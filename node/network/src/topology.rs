@@ -64,8 +64,16 @@ pub fn connect(
     let bridge = netlink.link(bridge)?;
     let namespace = namespace::open(netns_path)?;
     netlink.add_veth(
-        &VethEnd { name: host_if_name, hardware: None, mtu: None },
-        &VethEnd { name: inside_name, hardware: None, mtu: None },
+        &VethEnd {
+            name: host_if_name,
+            hardware: None,
+            mtu: None,
+        },
+        &VethEnd {
+            name: inside_name,
+            hardware: None,
+            mtu: None,
+        },
         Some(&namespace),
     )?;
     let configure = || {
@@ -78,7 +86,11 @@ pub fn connect(
         inside.set_up(link.index)?;
         if let Some(gateway) = gateway {
             let everywhere = Cidr::new(Ipv4Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
-            let route = Route { destination: everywhere, gateway: Some(gateway), link: link.index };
+            let route = Route {
+                destination: everywhere,
+                gateway: Some(gateway),
+                link: link.index,
+            };
             inside.add_route(&route, RouteDetail::default())?;
         }
         Ok(())
@@ -107,7 +119,8 @@ pub fn delete_link(name: &str) -> Result<(), NetworkError> {
 /// leave with this machine's address, by an nft table `table` of ours.
 /// Returns whether forwarding was on before, for [`stop_sharing_uplink`].
 pub fn share_uplink(table: &str, subnet: Cidr) -> Result<bool, NetworkError> {
-    let was_on = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() == "1");
+    let was_on = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+        .is_ok_and(|value| value.trim() == "1");
     set_sysctl("net/ipv4/ip_forward", "1")?;
     let subnet = subnet.subnet();
     nft::apply(
@@ -123,7 +136,10 @@ pub fn share_uplink(table: &str, subnet: Cidr) -> Result<bool, NetworkError> {
 
 /// Undoes [`share_uplink`]; succeeds when there is nothing to undo.
 pub fn stop_sharing_uplink(table: &str, forwarding_was_on: bool) -> Result<(), NetworkError> {
-    nft::apply("the removal of the uplink's rules", &format!("table ip {table}\ndelete table ip {table}\n"))?;
+    nft::apply(
+        "the removal of the uplink's rules",
+        &format!("table ip {table}\ndelete table ip {table}\n"),
+    )?;
     if !forwarding_was_on {
         set_sysctl("net/ipv4/ip_forward", "0")?;
     }

@@ -6,7 +6,9 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, CNAME, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use super::snapshot::{EndpointRecord, PortRecord, ServiceAddress, ServiceRecord, Snapshot, dashed};
+use super::snapshot::{
+    EndpointRecord, PortRecord, ServiceAddress, ServiceRecord, Snapshot, dashed,
+};
 use crate::service::Protocol;
 
 /// How long answers may be kept: services change.
@@ -44,13 +46,22 @@ enum Found<'a> {
     Empty,
     Addresses(Vec<Ipv4Addr>),
     Service(&'a ServiceRecord),
-    Ports { service: &'a ServiceRecord, port: &'a str, protocol: Protocol },
+    Ports {
+        service: &'a ServiceRecord,
+        port: &'a str,
+        protocol: Protocol,
+    },
     Version,
 }
 
 /// `turn` rotates the addresses of headless services, so that clients which
 /// take the first one spread over all.
-pub(super) fn resolve(snapshot: &Snapshot, name: &Name, kind: RecordType, turn: usize) -> Resolution {
+pub(super) fn resolve(
+    snapshot: &Snapshot,
+    name: &Name,
+    kind: RecordType,
+    turn: usize,
+) -> Resolution {
     let mut aliases: Vec<Record> = Vec::new();
     let mut name = name.clone();
     loop {
@@ -59,26 +70,46 @@ pub(super) fn resolve(snapshot: &Snapshot, name: &Name, kind: RecordType, turn: 
             return match snapshot.name_of(address) {
                 Some(below) => known(snapshot, aliases, pointer(snapshot, &name, kind, below)),
                 None if aliases.is_empty() => Resolution::Elsewhere,
-                None => Resolution::Alias { aliases, target: name },
+                None => Resolution::Alias {
+                    aliases,
+                    target: name,
+                },
             };
         }
         let Some(below) = below_domain(snapshot, &labels) else {
             return if aliases.is_empty() {
                 Resolution::Elsewhere
             } else {
-                Resolution::Alias { aliases, target: name }
+                Resolution::Alias {
+                    aliases,
+                    target: name,
+                }
             };
         };
         let found = find(snapshot, below);
-        if let Found::Service(ServiceRecord { address: ServiceAddress::ExternalName(target), .. }) = &found {
+        if let Found::Service(ServiceRecord {
+            address: ServiceAddress::ExternalName(target),
+            ..
+        }) = &found
+        {
             let mut target_name = match Name::from_ascii(target) {
                 Ok(target) if aliases.len() < MAX_ALIASES => target,
-                _ => return known(snapshot, aliases, (ResponseCode::ServFail, Vec::new(), Vec::new())),
+                _ => {
+                    return known(
+                        snapshot,
+                        aliases,
+                        (ResponseCode::ServFail, Vec::new(), Vec::new()),
+                    );
+                }
             };
             target_name.set_fqdn(true);
             aliases.push(record(&name, RData::CNAME(CNAME(target_name.clone()))));
             if kind == RecordType::CNAME {
-                return known(snapshot, aliases, (ResponseCode::NoError, Vec::new(), Vec::new()));
+                return known(
+                    snapshot,
+                    aliases,
+                    (ResponseCode::NoError, Vec::new(), Vec::new()),
+                );
             }
             name = target_name;
             continue;
@@ -93,11 +124,20 @@ fn known(
     mut answers: Vec<Record>,
     (code, records, additionals): (ResponseCode, Vec<Record>, Vec<Record>),
 ) -> Resolution {
-    let authority = records.is_empty().then(|| authority(snapshot)).flatten().filter(|_| {
-        code != ResponseCode::ServFail && (answers.is_empty() || code == ResponseCode::NXDomain)
-    });
+    let authority = records
+        .is_empty()
+        .then(|| authority(snapshot))
+        .flatten()
+        .filter(|_| {
+            code != ResponseCode::ServFail && (answers.is_empty() || code == ResponseCode::NXDomain)
+        });
     answers.extend(records);
-    Resolution::Known(Reply { code, answers, additionals, authority })
+    Resolution::Known(Reply {
+        code,
+        answers,
+        additionals,
+        authority,
+    })
 }
 
 fn find<'a>(snapshot: &'a Snapshot, below: &'a [String]) -> Found<'a> {
@@ -110,25 +150,45 @@ fn find<'a>(snapshot: &'a Snapshot, below: &'a [String]) -> Found<'a> {
             Some(address) => Found::Addresses(vec![address]),
             None => Found::Nothing,
         },
-        [name, namespace, "svc"] => snapshot.service(namespace, name).map_or(Found::Nothing, Found::Service),
-        [port, protocol, name, namespace, "svc"] if port.starts_with('_') && protocol.starts_with('_') => {
+        [name, namespace, "svc"] => snapshot
+            .service(namespace, name)
+            .map_or(Found::Nothing, Found::Service),
+        [port, protocol, name, namespace, "svc"]
+            if port.starts_with('_') && protocol.starts_with('_') =>
+        {
             let protocol = match *protocol {
                 "_tcp" => Protocol::Tcp,
                 "_udp" => Protocol::Udp,
                 "_sctp" => Protocol::Sctp,
                 _ => return Found::Nothing,
             };
-            let Some(service) = snapshot.service(namespace, name) else { return Found::Nothing };
+            let Some(service) = snapshot.service(namespace, name) else {
+                return Found::Nothing;
+            };
             let port = &port[1..];
-            let of_endpoints = service.endpoints.iter().flat_map(|endpoint| &endpoint.ports);
-            if service.ports.iter().chain(of_endpoints).any(|known| named(known, port, protocol)) {
-                Found::Ports { service, port, protocol }
+            let of_endpoints = service
+                .endpoints
+                .iter()
+                .flat_map(|endpoint| &endpoint.ports);
+            if service
+                .ports
+                .iter()
+                .chain(of_endpoints)
+                .any(|known| named(known, port, protocol))
+            {
+                Found::Ports {
+                    service,
+                    port,
+                    protocol,
+                }
             } else {
                 Found::Nothing
             }
         }
         [host, name, namespace, "svc"] => {
-            let Some(service) = snapshot.service(namespace, name) else { return Found::Nothing };
+            let Some(service) = snapshot.service(namespace, name) else {
+                return Found::Nothing;
+            };
             // `_tcp.service`: a node on the way to the port's name.
             if matches!(*host, "_tcp" | "_udp" | "_sctp") {
                 return Found::Empty;
@@ -142,7 +202,11 @@ fn find<'a>(snapshot: &'a Snapshot, below: &'a [String]) -> Found<'a> {
                 .filter(|endpoint| endpoint.label() == *host || dashed(endpoint.address) == *host)
                 .map(|endpoint| endpoint.address)
                 .collect();
-            if addresses.is_empty() { Found::Nothing } else { Found::Addresses(addresses) }
+            if addresses.is_empty() {
+                Found::Nothing
+            } else {
+                Found::Addresses(addresses)
+            }
         }
         _ => Found::Nothing,
     }
@@ -165,18 +229,27 @@ fn records(
     match found {
         Found::Nothing => return (ResponseCode::NXDomain, answers, additionals),
         Found::Empty => {
-            if below_domain(snapshot, &labels(name)).is_some_and(<[String]>::is_empty) && wants(RecordType::SOA) {
+            if below_domain(snapshot, &labels(name)).is_some_and(<[String]>::is_empty)
+                && wants(RecordType::SOA)
+            {
                 answers.extend(authority(snapshot));
             }
         }
         Found::Version => {
             if wants(RecordType::TXT) {
-                answers.push(record(name, RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()]))));
+                answers.push(record(
+                    name,
+                    RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()])),
+                ));
             }
         }
         Found::Addresses(addresses) => {
             if wants(RecordType::A) {
-                answers.extend(addresses.into_iter().map(|address| record(name, RData::A(A(address)))));
+                answers.extend(
+                    addresses
+                        .into_iter()
+                        .map(|address| record(name, RData::A(A(address)))),
+                );
             }
         }
         Found::Service(service) => {
@@ -188,22 +261,48 @@ fn records(
             if wants(RecordType::A) {
                 let mut addresses: Vec<Ipv4Addr> = match &service.address {
                     ServiceAddress::Cluster(addresses) => addresses.clone(),
-                    _ => service.endpoints.iter().map(|endpoint| endpoint.address).collect(),
+                    _ => service
+                        .endpoints
+                        .iter()
+                        .map(|endpoint| endpoint.address)
+                        .collect(),
                 };
                 addresses.sort_unstable();
                 addresses.dedup();
                 let count = addresses.len().max(1);
                 addresses.rotate_left(turn % count);
-                answers.extend(addresses.into_iter().map(|address| record(name, RData::A(A(address)))));
+                answers.extend(
+                    addresses
+                        .into_iter()
+                        .map(|address| record(name, RData::A(A(address)))),
+                );
             }
             if kind == RecordType::SRV {
-                service_ports(snapshot, name, service, |_| true, &mut answers, &mut additionals);
+                service_ports(
+                    snapshot,
+                    name,
+                    service,
+                    |_| true,
+                    &mut answers,
+                    &mut additionals,
+                );
             }
         }
-        Found::Ports { service, port, protocol } => {
+        Found::Ports {
+            service,
+            port,
+            protocol,
+        } => {
             if wants(RecordType::SRV) {
                 let wanted = |known: &PortRecord| named(known, port, protocol);
-                service_ports(snapshot, name, service, wanted, &mut answers, &mut additionals);
+                service_ports(
+                    snapshot,
+                    name,
+                    service,
+                    wanted,
+                    &mut answers,
+                    &mut additionals,
+                );
             }
         }
     }
@@ -219,34 +318,59 @@ fn service_ports(
     additionals: &mut Vec<Record>,
 ) {
     let below = [service.name.as_str(), service.namespace.as_str(), "svc"];
-    let mut add = |target: Option<Name>, ports: &[PortRecord], addresses: &[Ipv4Addr], weight: u16| {
-        let Some(target) = target else { return };
-        let before = answers.len();
-        for port in ports.iter().filter(|port| wanted(port)) {
-            answers.push(record(name, RData::SRV(SRV::new(0, weight, port.port, target.clone()))));
-        }
-        if answers.len() > before {
-            additionals.extend(addresses.iter().map(|address| record(&target, RData::A(A(*address)))));
-        }
-    };
+    let mut add =
+        |target: Option<Name>, ports: &[PortRecord], addresses: &[Ipv4Addr], weight: u16| {
+            let Some(target) = target else { return };
+            let before = answers.len();
+            for port in ports.iter().filter(|port| wanted(port)) {
+                answers.push(record(
+                    name,
+                    RData::SRV(SRV::new(0, weight, port.port, target.clone())),
+                ));
+            }
+            if answers.len() > before {
+                additionals.extend(
+                    addresses
+                        .iter()
+                        .map(|address| record(&target, RData::A(A(*address)))),
+                );
+            }
+        };
     match &service.address {
         ServiceAddress::Cluster(addresses) => {
-            add(name_below(snapshot, below.iter().copied()), &service.ports, addresses, 100);
+            add(
+                name_below(snapshot, below.iter().copied()),
+                &service.ports,
+                addresses,
+                100,
+            );
         }
         ServiceAddress::Headless => {
             let weight = (100 / service.endpoints.len().max(1)).max(1) as u16;
             for endpoint in &service.endpoints {
                 let label = endpoint.label();
                 let target = name_below(snapshot, std::iter::once(label.as_str()).chain(below));
-                add(target, endpoint_ports(service, endpoint), &[endpoint.address], weight);
+                add(
+                    target,
+                    endpoint_ports(service, endpoint),
+                    &[endpoint.address],
+                    weight,
+                );
             }
         }
         ServiceAddress::ExternalName(_) => {}
     }
 }
 
-fn endpoint_ports<'a>(service: &'a ServiceRecord, endpoint: &'a EndpointRecord) -> &'a [PortRecord] {
-    if endpoint.ports.is_empty() { &service.ports } else { &endpoint.ports }
+fn endpoint_ports<'a>(
+    service: &'a ServiceRecord,
+    endpoint: &'a EndpointRecord,
+) -> &'a [PortRecord] {
+    if endpoint.ports.is_empty() {
+        &service.ports
+    } else {
+        &endpoint.ports
+    }
 }
 
 fn pointer(
@@ -287,12 +411,18 @@ fn authority(snapshot: &Snapshot) -> Option<Record> {
 }
 
 fn labels(name: &Name) -> Vec<String> {
-    name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect()
+    name.iter()
+        .map(|label| String::from_utf8_lossy(label).to_ascii_lowercase())
+        .collect()
 }
 
 fn below_domain<'a>(snapshot: &Snapshot, labels: &'a [String]) -> Option<&'a [String]> {
     let domain = snapshot.domain();
-    if domain.is_empty() { None } else { labels.strip_suffix(domain) }
+    if domain.is_empty() {
+        None
+    } else {
+        labels.strip_suffix(domain)
+    }
 }
 
 fn undashed(label: &str) -> Option<Ipv4Addr> {
@@ -300,7 +430,9 @@ fn undashed(label: &str) -> Option<Ipv4Addr> {
 }
 
 fn reverse_address(labels: &[String]) -> Option<Ipv4Addr> {
-    let [d, c, b, a, in_addr, arpa] = labels else { return None };
+    let [d, c, b, a, in_addr, arpa] = labels else {
+        return None;
+    };
     if in_addr != "in-addr" || arpa != "arpa" {
         return None;
     }

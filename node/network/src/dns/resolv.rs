@@ -67,7 +67,11 @@ impl ResolvConf {
             DnsPolicy::ClusterFirst if host_network => node,
             DnsPolicy::ClusterFirst | DnsPolicy::ClusterFirstWithHostNet => {
                 let domain = &self.cluster_domain;
-                let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+                let mut searches = vec![
+                    format!("{namespace}.svc.{domain}"),
+                    format!("svc.{domain}"),
+                    domain.clone(),
+                ];
                 searches.extend(node.searches);
                 DnsConfig {
                     nameservers: vec![self.server.to_string()],
@@ -90,7 +94,10 @@ impl ResolvConf {
 
 fn write(config: &DnsConfig) -> String {
     let mut text = String::new();
-    for server in unique(&config.nameservers).into_iter().take(MAX_NAMESERVERS) {
+    for server in unique(&config.nameservers)
+        .into_iter()
+        .take(MAX_NAMESERVERS)
+    {
         text.push_str(&format!("nameserver {server}\n"));
     }
     let mut searches = Vec::new();
@@ -138,13 +145,23 @@ fn parse(text: &str) -> DnsConfig {
             Some("nameserver") => config.nameservers.extend(words.next().map(str::to_owned)),
             // The last search or domain line counts.
             Some("search") => {
-                config.searches = words.map(|word| word.trim_end_matches('.')).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+                config.searches = words
+                    .map(|word| word.trim_end_matches('.'))
+                    .filter(|word| !word.is_empty())
+                    .map(str::to_owned)
+                    .collect();
             }
-            Some("domain") => config.searches = words.next().map(str::to_owned).into_iter().collect(),
-            Some("options") => config.options.extend(words.map(|word| match word.split_once(':') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (word.to_owned(), None),
-            })),
+            Some("domain") => {
+                config.searches = words.next().map(str::to_owned).into_iter().collect()
+            }
+            Some("options") => {
+                config
+                    .options
+                    .extend(words.map(|word| match word.split_once(':') {
+                        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                        None => (word.to_owned(), None),
+                    }))
+            }
             _ => {}
         }
     }
@@ -192,9 +209,16 @@ mod tests {
 
     #[test]
     fn the_nodes_own_is_copied() {
-        let node = "nameserver 192.0.2.53\nnameserver ::1\nsearch example.org\noptions edns0 timeout:1\n";
-        assert_eq!(builder().text("shop", DnsPolicy::Default, false, None), node);
-        assert_eq!(builder().text("shop", DnsPolicy::ClusterFirst, true, None), node);
+        let node =
+            "nameserver 192.0.2.53\nnameserver ::1\nsearch example.org\noptions edns0 timeout:1\n";
+        assert_eq!(
+            builder().text("shop", DnsPolicy::Default, false, None),
+            node
+        );
+        assert_eq!(
+            builder().text("shop", DnsPolicy::ClusterFirst, true, None),
+            node
+        );
     }
 
     #[test]
@@ -220,8 +244,12 @@ mod tests {
     #[test]
     fn upstreams_leave_out_ourselves() {
         let own = Ipv4Addr::new(169, 254, 20, 10);
-        let text = "nameserver 169.254.20.10\nnameserver fd00::1\nnameserver bad\nnameserver 192.0.2.53\n";
-        let expected: Vec<SocketAddr> = vec!["[fd00::1]:53".parse().unwrap(), "192.0.2.53:53".parse().unwrap()];
+        let text =
+            "nameserver 169.254.20.10\nnameserver fd00::1\nnameserver bad\nnameserver 192.0.2.53\n";
+        let expected: Vec<SocketAddr> = vec![
+            "[fd00::1]:53".parse().unwrap(),
+            "192.0.2.53:53".parse().unwrap(),
+        ];
         assert_eq!(upstreams(text, own), expected);
         assert_eq!(upstreams("", own), []);
     }

@@ -43,7 +43,10 @@ const MAX_QUERY_BYTES: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum DnsError {
     #[error("cluster DNS cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -93,8 +96,14 @@ struct Shared {
 impl Server {
     /// Listens on UDP and TCP. The address has to exist: see
     /// [`claim_address`].
-    pub async fn start(config: ServerConfig, snapshot: watch::Receiver<Arc<Snapshot>>) -> Result<Server, DnsError> {
-        let failed = |source| DnsError::Listen { address: config.address, source };
+    pub async fn start(
+        config: ServerConfig,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<Server, DnsError> {
+        let failed = |source| DnsError::Listen {
+            address: config.address,
+            source,
+        };
         let tcp = TcpListener::bind(config.address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
         let udp = UdpSocket::bind(address).await.map_err(failed)?;
@@ -146,7 +155,9 @@ async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
             }
         };
         while waiting.try_join_next().is_some() {}
-        let Some(question) = Question::read(&buffer[..length]) else { continue };
+        let Some(question) = Question::read(&buffer[..length]) else {
+            continue;
+        };
         match answer_locally(&shared, &question) {
             Some(answer) => send(&socket, &fit(answer, question.udp_bytes()), client).await,
             None => {
@@ -204,7 +215,9 @@ async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<
         };
         let mut buffer = vec![0; length];
         timeout(IDLE_TIMEOUT, stream.read_exact(&mut buffer)).await??;
-        let Some(question) = Question::read(&buffer) else { return Ok(()) };
+        let Some(question) = Question::read(&buffer) else {
+            return Ok(());
+        };
         let bytes = match answer_locally(shared, &question) {
             Some(answer) => fit(answer, usize::from(u16::MAX)),
             None => forward(shared, question, None).await,
@@ -236,7 +249,10 @@ impl Question {
         {
             return None;
         }
-        Some(Question { message, bytes: bytes.to_vec() })
+        Some(Question {
+            message,
+            bytes: bytes.to_vec(),
+        })
     }
 
     fn udp_bytes(&self) -> usize {
@@ -247,7 +263,8 @@ impl Question {
     }
 
     fn response(&self, code: ResponseCode) -> Message {
-        let mut response = Message::response(self.message.metadata.id, self.message.metadata.op_code);
+        let mut response =
+            Message::response(self.message.metadata.id, self.message.metadata.op_code);
         response.metadata = Metadata::response_from_request(&self.message.metadata);
         response.metadata.response_code = code;
         response.metadata.recursion_available = true;
@@ -273,7 +290,9 @@ fn answer_locally(shared: &Shared, question: &Question) -> Option<Message> {
     if message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
         return Some(question.response(ResponseCode::BADVERS));
     }
-    let [query] = message.queries.as_slice() else { return Some(question.response(ResponseCode::FormErr)) };
+    let [query] = message.queries.as_slice() else {
+        return Some(question.response(ResponseCode::FormErr));
+    };
     if query.query_class() != DNSClass::IN {
         return None;
     }
@@ -301,7 +320,9 @@ fn known(question: &Question, reply: Reply) -> Message {
 async fn forward(shared: &Shared, question: Question, udp_bytes: Option<usize>) -> Vec<u8> {
     let limit = udp_bytes.unwrap_or(usize::from(u16::MAX));
     let failed = |question: &Question| fit(question.response(ResponseCode::ServFail), limit);
-    let Ok(_permit) = shared.forwarded.try_acquire() else { return failed(&question) };
+    let Ok(_permit) = shared.forwarded.try_acquire() else {
+        return failed(&question);
+    };
     let alias = question.message.queries.first().and_then(|query| {
         let snapshot = shared.snapshot.borrow().clone();
         match resolve(&snapshot, query.name(), query.query_type(), 0) {
@@ -314,15 +335,17 @@ async fn forward(shared: &Shared, question: Question, udp_bytes: Option<usize>) 
             let response = resolve_alias(shared, &question, aliases, target, kind).await;
             fit(response, limit)
         }
-        None => match upstream::ask(&shared.upstreams, &question.bytes, udp_bytes.is_none()).await {
-            // Passed on as it is, unless it is more than the client can take.
-            Some(answer) if answer.len() <= limit => answer,
-            Some(answer) => match Message::from_vec(&answer) {
-                Ok(message) => fit(message, limit),
-                Err(_) => failed(&question),
-            },
-            None => failed(&question),
-        },
+        None => {
+            match upstream::ask(&shared.upstreams, &question.bytes, udp_bytes.is_none()).await {
+                // Passed on as it is, unless it is more than the client can take.
+                Some(answer) if answer.len() <= limit => answer,
+                Some(answer) => match Message::from_vec(&answer) {
+                    Ok(message) => fit(message, limit),
+                    Err(_) => failed(&question),
+                },
+                None => failed(&question),
+            }
+        }
     }
 }
 
@@ -341,7 +364,9 @@ async fn resolve_alias(
         Err(_) => None,
     };
     let answer = answer.and_then(|answer| Message::from_vec(&answer).ok());
-    let code = answer.as_ref().map_or(ResponseCode::ServFail, |answer| answer.metadata.response_code);
+    let code = answer.as_ref().map_or(ResponseCode::ServFail, |answer| {
+        answer.metadata.response_code
+    });
     let mut response = question.response(code);
     response.add_answers(aliases);
     if let Some(answer) = answer {
@@ -360,7 +385,9 @@ fn fit(mut message: Message, limit: usize) -> Vec<u8> {
             Err(error) => {
                 tracing::warn!(%error, "a DNS answer could not be encoded");
                 let Metadata { id, op_code, .. } = message.metadata;
-                return Message::error_msg(id, op_code, ResponseCode::ServFail).to_vec().unwrap_or_default();
+                return Message::error_msg(id, op_code, ResponseCode::ServFail)
+                    .to_vec()
+                    .unwrap_or_default();
             }
         };
         if bytes.len() <= limit {
@@ -378,6 +405,8 @@ fn fit(mut message: Message, limit: usize) -> Vec<u8> {
         }
         // The answers left have about the same size each.
         let fitting = message.answers.len() * limit / bytes.len();
-        message.answers.truncate(fitting.min(message.answers.len() - 1));
+        message
+            .answers
+            .truncate(fitting.min(message.answers.len() - 1));
     }
 }

@@ -56,7 +56,9 @@ pub struct EndpointRecord {
 impl EndpointRecord {
     /// The label below the service's name.
     pub fn label(&self) -> String {
-        self.hostname.as_ref().map_or_else(|| dashed(self.address), |name| name.to_ascii_lowercase())
+        self.hostname
+            .as_ref()
+            .map_or_else(|| dashed(self.address), |name| name.to_ascii_lowercase())
     }
 }
 
@@ -68,11 +70,19 @@ impl Snapshot {
     /// `domain` is the cluster's, such as `cluster.local`.
     pub fn new(domain: &str, services: impl IntoIterator<Item = ServiceRecord>) -> Snapshot {
         let mut snapshot = Snapshot {
-            domain: domain.split('.').filter(|label| !label.is_empty()).map(str::to_ascii_lowercase).collect(),
+            domain: domain
+                .split('.')
+                .filter(|label| !label.is_empty())
+                .map(str::to_ascii_lowercase)
+                .collect(),
             ..Snapshot::default()
         };
         for service in services {
-            let below = vec![service.name.clone(), service.namespace.clone(), "svc".to_owned()];
+            let below = vec![
+                service.name.clone(),
+                service.namespace.clone(),
+                "svc".to_owned(),
+            ];
             match &service.address {
                 ServiceAddress::Cluster(addresses) => {
                     for address in addresses {
@@ -85,14 +95,19 @@ impl Snapshot {
                         name.extend(below.iter().cloned());
                         // A pod may be in several headless services: the one
                         // that gives it a hostname names it.
-                        if endpoint.hostname.is_some() || !snapshot.names.contains_key(&endpoint.address) {
+                        if endpoint.hostname.is_some()
+                            || !snapshot.names.contains_key(&endpoint.address)
+                        {
                             snapshot.names.insert(endpoint.address, name);
                         }
                     }
                 }
                 ServiceAddress::ExternalName(_) => {}
             }
-            let in_namespace = snapshot.services.entry(service.namespace.clone()).or_default();
+            let in_namespace = snapshot
+                .services
+                .entry(service.namespace.clone())
+                .or_default();
             in_namespace.insert(service.name.clone(), service);
         }
         snapshot

@@ -20,7 +20,11 @@ const MAX_MESSAGE_BYTES: usize = 65_535;
 pub(super) async fn ask(upstreams: &[SocketAddr], query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     for upstream in upstreams {
         let attempt = async {
-            if over_tcp { ask_tcp(*upstream, query).await } else { ask_udp(*upstream, query).await }
+            if over_tcp {
+                ask_tcp(*upstream, query).await
+            } else {
+                ask_udp(*upstream, query).await
+            }
         };
         match timeout(ATTEMPT_TIMEOUT, attempt).await {
             Ok(Ok(answer)) => return Some(answer),
@@ -34,7 +38,11 @@ pub(super) async fn ask(upstreams: &[SocketAddr], query: &[u8], over_tcp: bool) 
 async fn ask_udp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     // A socket a question: the kernel picks an unpredictable port, which with
     // the identifier is what keeps forged answers out.
-    let own: SocketAddr = if upstream.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let own: SocketAddr = if upstream.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0u16; 8], 0).into()
+    };
     let socket = UdpSocket::bind(own).await?;
     socket.connect(upstream).await?;
     socket.send(query).await?;
@@ -50,14 +58,19 @@ async fn ask_udp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 
 async fn ask_tcp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(upstream).await?;
-    let length = u16::try_from(query.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let length =
+        u16::try_from(query.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut framed = length.to_be_bytes().to_vec();
     framed.extend_from_slice(query);
     stream.write_all(&framed).await?;
     let length = stream.read_u16().await?;
     let mut buffer = vec![0; usize::from(length)];
     stream.read_exact(&mut buffer).await?;
-    if answers(&buffer, query) { Ok(buffer) } else { Err(io::Error::other("the answer is to another question")) }
+    if answers(&buffer, query) {
+        Ok(buffer)
+    } else {
+        Err(io::Error::other("the answer is to another question"))
+    }
 }
 
 /// Same identifier, and marked as a response.

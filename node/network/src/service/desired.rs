@@ -72,7 +72,12 @@ impl Desired {
     }
 
     fn add(&mut self, rule: &ServiceRule) {
-        let local: Vec<Endpoint> = rule.endpoints.iter().copied().filter(|endpoint| endpoint.local).collect();
+        let local: Vec<Endpoint> = rule
+            .endpoints
+            .iter()
+            .copied()
+            .filter(|endpoint| endpoint.local)
+            .collect();
         let all = rule.endpoints.as_slice();
         let draw = match rule.affinity {
             Affinity::None => Draw::Random,
@@ -82,26 +87,42 @@ impl Desired {
             let chosen = if rule.internal_local { &local } else { all };
             // Nobody in the cluster is refused for where he is: no local
             // endpoint means the packet is dropped, as Kubernetes has it.
-            let nobody = if rule.endpoints.is_empty() { Chain::Refuse } else { Chain::Discard };
+            let nobody = if rule.endpoints.is_empty() {
+                Chain::Refuse
+            } else {
+                Chain::Discard
+            };
             self.add_address(rule, *address, chosen, nobody, draw, false);
         }
         let chosen = if rule.external_local { &local } else { all };
-        let nobody = if rule.endpoints.is_empty() { Chain::Refuse } else { Chain::Discard };
+        let nobody = if rule.endpoints.is_empty() {
+            Chain::Refuse
+        } else {
+            Chain::Discard
+        };
         for address in &rule.external_ips {
             self.add_address(rule, *address, chosen, nobody, draw, !rule.external_local);
         }
         if let Some(node_port) = rule.node_port {
             let key = Key::NodePort(rule.protocol, node_port);
-            let chain = pick(Lookup::NodePort, draw, chosen.len(), !rule.external_local, nobody);
+            let chain = pick(
+                Lookup::NodePort,
+                draw,
+                chosen.len(),
+                !rule.external_local,
+                nobody,
+            );
             if self.claim(rule, key, chain) {
                 for (slot, endpoint) in chosen.iter().enumerate() {
                     let key = Key::NodePortEndpoint(rule.protocol, node_port, slot as u32);
-                    self.elements.insert(key, Value::Endpoint(endpoint.address, endpoint.port));
+                    self.elements
+                        .insert(key, Value::Endpoint(endpoint.address, endpoint.port));
                 }
             }
         }
         for endpoint in &local {
-            self.elements.insert(Key::Hairpin(endpoint.address), Value::Member);
+            self.elements
+                .insert(Key::Hairpin(endpoint.address), Value::Member);
         }
     }
 
@@ -118,14 +139,16 @@ impl Desired {
         if self.claim(rule, Key::Service(address, rule.protocol, rule.port), chain) {
             for (slot, endpoint) in chosen.iter().enumerate() {
                 let key = Key::Endpoint(address, rule.protocol, rule.port, slot as u32);
-                self.elements.insert(key, Value::Endpoint(endpoint.address, endpoint.port));
+                self.elements
+                    .insert(key, Value::Endpoint(endpoint.address, endpoint.port));
             }
         }
     }
 
     fn claim(&mut self, rule: &ServiceRule, key: Key, chain: Chain) -> bool {
         if self.elements.contains_key(&key) {
-            self.conflicts.push(format!("{}: {key:?} belongs to another service", rule.name));
+            self.conflicts
+                .push(format!("{}: {key:?} belongs to another service", rule.name));
             return false;
         }
         self.elements.insert(key, Value::Goto(chain));
@@ -136,6 +159,11 @@ impl Desired {
 fn pick(lookup: Lookup, draw: Draw, count: usize, masquerade: bool, nobody: Chain) -> Chain {
     match u32::try_from(count) {
         Ok(0) | Err(_) => nobody,
-        Ok(count) => Chain::Pick { lookup, draw, masquerade, count },
+        Ok(count) => Chain::Pick {
+            lookup,
+            draw,
+            masquerade,
+            count,
+        },
     }
 }

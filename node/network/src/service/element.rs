@@ -5,7 +5,9 @@ use std::io;
 use super::desired::{Key, Value};
 use super::table::TABLE;
 use crate::NetworkError;
-use crate::netfilter::{self, Messages, NLM_F_ACK, NLM_F_CREATE, Netfilter, attribute, nested, string};
+use crate::netfilter::{
+    self, Messages, NLM_F_ACK, NLM_F_CREATE, Netfilter, attribute, nested, string,
+};
 
 /// linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -33,19 +35,28 @@ const ELEMENTS_PER_MESSAGE: usize = 400;
 /// Removes and adds elements; all or nothing. A key in both is replaced.
 pub(super) fn apply(removed: &[&Key], added: &[(&Key, &Value)]) -> Result<(), NetworkError> {
     let failed = |source: io::Error| NetworkError::Netlink {
-        operation: format!("change {} elements of the service maps", removed.len() + added.len()),
+        operation: format!(
+            "change {} elements of the service maps",
+            removed.len() + added.len()
+        ),
         source,
     };
     let mut messages = Messages::default();
-    let batch = |kind: u16, messages: &mut Messages| messages.message(kind, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
+    let batch = |kind: u16, messages: &mut Messages| {
+        messages.message(kind, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {})
+    };
     batch(NFNL_MSG_BATCH_BEGIN, &mut messages);
     let mut parts: Vec<(u16, &'static str, Vec<(&Key, Option<&Value>)>)> = Vec::new();
     let removals = removed.iter().map(|key| (NFT_MSG_DELSETELEM, *key, None));
-    let additions = added.iter().map(|(key, value)| (NFT_MSG_NEWSETELEM, *key, Some(*value)));
+    let additions = added
+        .iter()
+        .map(|(key, value)| (NFT_MSG_NEWSETELEM, *key, Some(*value)));
     for (kind, key, value) in removals.chain(additions) {
         match parts.last_mut() {
             Some((of_kind, map, elements))
-                if *of_kind == kind && *map == key.map() && elements.len() < ELEMENTS_PER_MESSAGE =>
+                if *of_kind == kind
+                    && *map == key.map()
+                    && elements.len() < ELEMENTS_PER_MESSAGE =>
             {
                 elements.push((key, value));
             }
@@ -54,28 +65,42 @@ pub(super) fn apply(removed: &[&Key], added: &[(&Key, &Value)]) -> Result<(), Ne
     }
     let count = parts.len();
     for (part, (kind, map, elements)) in parts.iter().enumerate() {
-        let mut flags = if *kind == NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 };
+        let mut flags = if *kind == NFT_MSG_NEWSETELEM {
+            NLM_F_CREATE
+        } else {
+            0
+        };
         if part + 1 == count {
             flags |= NLM_F_ACK;
         }
-        messages.message(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, NFPROTO_IPV4, 0, |bytes| {
-            string(bytes, NFTA_SET_ELEM_LIST_TABLE, TABLE);
-            string(bytes, NFTA_SET_ELEM_LIST_SET, map);
-            nested(bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
-                for (key, value) in elements {
-                    element(bytes, key, *value);
-                }
-            });
-        });
+        messages.message(
+            NFNL_SUBSYS_NFTABLES << 8 | kind,
+            flags,
+            NFPROTO_IPV4,
+            0,
+            |bytes| {
+                string(bytes, NFTA_SET_ELEM_LIST_TABLE, TABLE);
+                string(bytes, NFTA_SET_ELEM_LIST_SET, map);
+                nested(bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
+                    for (key, value) in elements {
+                        element(bytes, key, *value);
+                    }
+                });
+            },
+        );
     }
     let last = messages.sequence;
     batch(NFNL_MSG_BATCH_END, &mut messages);
-    netfilter::Netfilter::open().and_then(|mut netfilter: Netfilter| netfilter.transact(&messages, last)).map_err(failed)
+    netfilter::Netfilter::open()
+        .and_then(|mut netfilter: Netfilter| netfilter.transact(&messages, last))
+        .map_err(failed)
 }
 
 fn element(bytes: &mut Vec<u8>, key: &Key, value: Option<&Value>) {
     nested(bytes, NFTA_LIST_ELEM, |bytes| {
-        nested(bytes, NFTA_SET_ELEM_KEY, |bytes| attribute(bytes, NFTA_DATA_VALUE, &key_bytes(key)));
+        nested(bytes, NFTA_SET_ELEM_KEY, |bytes| {
+            attribute(bytes, NFTA_DATA_VALUE, &key_bytes(key))
+        });
         match value {
             None | Some(Value::Member) => {}
             Some(Value::Endpoint(address, port)) => nested(bytes, NFTA_SET_ELEM_DATA, |bytes| {
@@ -98,7 +123,9 @@ fn element(bytes: &mut Vec<u8>, key: &Key, value: Option<&Value>) {
 fn key_bytes(key: &Key) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(16);
     match key {
-        Key::Service(address, ..) | Key::Endpoint(address, ..) => bytes.extend_from_slice(&address.octets()),
+        Key::Service(address, ..) | Key::Endpoint(address, ..) => {
+            bytes.extend_from_slice(&address.octets())
+        }
         Key::Hairpin(address) => {
             bytes.extend_from_slice(&address.octets());
             bytes.extend_from_slice(&address.octets());
@@ -116,7 +143,9 @@ fn key_bytes(key: &Key) -> Vec<u8> {
         Key::Hairpin(_) => {}
     }
     match key {
-        Key::Endpoint(.., slot) | Key::NodePortEndpoint(.., slot) => bytes.extend_from_slice(&slot.to_ne_bytes()),
+        Key::Endpoint(.., slot) | Key::NodePortEndpoint(.., slot) => {
+            bytes.extend_from_slice(&slot.to_ne_bytes())
+        }
         _ => {}
     }
     bytes

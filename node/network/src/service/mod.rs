@@ -148,7 +148,10 @@ impl ServiceRules {
     /// Touches nothing yet: rules left by a previous agent serve until the
     /// first [`ServiceRules::sync`] replaces them in one transaction.
     pub fn new(config: ServiceRulesConfig) -> ServiceRules {
-        ServiceRules { config, applied: None }
+        ServiceRules {
+            config,
+            applied: None,
+        }
     }
 
     /// Makes the kernel's rules be those of `rules`, in one transaction. On an
@@ -156,15 +159,25 @@ impl ServiceRules {
     /// builds all of them.
     pub fn sync(&mut self, rules: &[ServiceRule]) -> Result<SyncReport, NetworkError> {
         let desired = Desired::new(rules);
-        let mut report = SyncReport { conflicts: desired.conflicts, ..SyncReport::default() };
+        let mut report = SyncReport {
+            conflicts: desired.conflicts,
+            ..SyncReport::default()
+        };
         let chains: BTreeSet<Chain> = desired.elements.values().filter_map(Value::chain).collect();
         let Some(applied) = self.applied.take() else {
             return self.rebuild(desired.elements, chains, report);
         };
-        let removed: Vec<&Key> =
-            applied.elements.iter().filter(|(key, value)| desired.elements.get(key) != Some(value)).map(|(key, _)| key).collect();
-        let added: Vec<(&Key, &Value)> =
-            desired.elements.iter().filter(|(key, value)| applied.elements.get(key) != Some(value)).collect();
+        let removed: Vec<&Key> = applied
+            .elements
+            .iter()
+            .filter(|(key, value)| desired.elements.get(key) != Some(value))
+            .map(|(key, _)| key)
+            .collect();
+        let added: Vec<(&Key, &Value)> = desired
+            .elements
+            .iter()
+            .filter(|(key, value)| applied.elements.get(key) != Some(value))
+            .collect();
         if removed.len() + added.len() > MAX_BATCH_ELEMENTS {
             return self.rebuild(desired.elements, chains, report);
         }
@@ -181,13 +194,20 @@ impl ServiceRules {
                 return self.rebuild(desired.elements, chains, report);
             }
         }
-        let udp_changed = removed.iter().copied().chain(added.iter().map(|(key, _)| *key)).any(Key::is_udp);
+        let udp_changed = removed
+            .iter()
+            .copied()
+            .chain(added.iter().map(|(key, _)| *key))
+            .any(Key::is_udp);
         // Chains are kept: a number of endpoints seen once comes again.
         let chains = applied.chains.union(&chains).copied().collect();
         if udp_changed {
             self.forget_udp_flows(&desired.elements, &mut report);
         }
-        self.applied = Some(Applied { elements: desired.elements, chains });
+        self.applied = Some(Applied {
+            elements: desired.elements,
+            chains,
+        });
         Ok(report)
     }
 
@@ -197,7 +217,10 @@ impl ServiceRules {
         chains: BTreeSet<Chain>,
         mut report: SyncReport,
     ) -> Result<SyncReport, NetworkError> {
-        nft::apply("the service rules", &table::script(&self.config, &chains, &elements))?;
+        nft::apply(
+            "the service rules",
+            &table::script(&self.config, &chains, &elements),
+        )?;
         report.rebuilt = true;
         report.added = elements.len();
         report.removed = 0;
@@ -214,7 +237,8 @@ impl ServiceRules {
         let stale = |flow: &UdpFlow| {
             let service = Key::Service(flow.destination, Protocol::Udp, flow.destination_port);
             let node_port = Key::NodePort(Protocol::Udp, flow.destination_port);
-            let is_service = elements.contains_key(&service) || self.config.service_cidr.contains(flow.destination);
+            let is_service = elements.contains_key(&service)
+                || self.config.service_cidr.contains(flow.destination);
             let is_node_port = !is_service
                 && flow.destination == self.config.node_ip
                 && elements.contains_key(&node_port);
@@ -225,7 +249,12 @@ impl ServiceRules {
             let slots = if is_service {
                 elements.range(
                     Key::Endpoint(flow.destination, Protocol::Udp, flow.destination_port, 0)
-                        ..=Key::Endpoint(flow.destination, Protocol::Udp, flow.destination_port, u32::MAX),
+                        ..=Key::Endpoint(
+                            flow.destination,
+                            Protocol::Udp,
+                            flow.destination_port,
+                            u32::MAX,
+                        ),
                 )
             } else {
                 elements.range(
@@ -233,7 +262,9 @@ impl ServiceRules {
                         ..=Key::NodePortEndpoint(Protocol::Udp, flow.destination_port, u32::MAX),
                 )
             };
-            slots.into_iter().all(|(_, endpoint)| *endpoint != answering)
+            slots
+                .into_iter()
+                .all(|(_, endpoint)| *endpoint != answering)
         };
         match conntrack::forget_udp(stale) {
             Ok(count) => report.flushed_flows = count,

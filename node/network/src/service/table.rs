@@ -36,7 +36,12 @@ pub(super) enum Draw {
 pub(super) enum Chain {
     Refuse,
     Discard,
-    Pick { lookup: Lookup, draw: Draw, masquerade: bool, count: u32 },
+    Pick {
+        lookup: Lookup,
+        draw: Draw,
+        masquerade: bool,
+        count: u32,
+    },
 }
 
 impl fmt::Display for Chain {
@@ -44,7 +49,12 @@ impl fmt::Display for Chain {
         match self {
             Chain::Refuse => formatter.write_str("refuse"),
             Chain::Discard => formatter.write_str("discard"),
-            Chain::Pick { lookup, draw, masquerade, count } => {
+            Chain::Pick {
+                lookup,
+                draw,
+                masquerade,
+                count,
+            } => {
                 if *lookup == Lookup::NodePort {
                     formatter.write_str("node_port_")?;
                 }
@@ -66,7 +76,12 @@ impl Chain {
         match self {
             Chain::Refuse => "meta l4proto tcp reject with tcp reset\n\t\treject".to_owned(),
             Chain::Discard => "drop".to_owned(),
-            Chain::Pick { lookup, draw, masquerade, count } => {
+            Chain::Pick {
+                lookup,
+                draw,
+                masquerade,
+                count,
+            } => {
                 let mark = if *masquerade {
                     format!("meta mark set meta mark | {MASQUERADE_MARK} ")
                 } else {
@@ -107,17 +122,34 @@ pub(super) fn script(
     chains: &BTreeSet<Chain>,
     elements: &BTreeMap<Key, Value>,
 ) -> String {
-    let ServiceRulesConfig { node_ip, pod_cidr, cluster_cidr, service_cidr } = config;
-    let (pod_cidr, cluster_cidr, service_cidr) = (pod_cidr.subnet(), cluster_cidr.subnet(), service_cidr.subnet());
+    let ServiceRulesConfig {
+        node_ip,
+        pod_cidr,
+        cluster_cidr,
+        service_cidr,
+    } = config;
+    let (pod_cidr, cluster_cidr, service_cidr) = (
+        pod_cidr.subnet(),
+        cluster_cidr.subnet(),
+        service_cidr.subnet(),
+    );
     let mut script = format!("{REMOVE}table ip {TABLE} {{\n");
     for (name, kind, types) in [
-        ("services", "map", "type ipv4_addr . inet_proto . inet_service : verdict"),
+        (
+            "services",
+            "map",
+            "type ipv4_addr . inet_proto . inet_service : verdict",
+        ),
         (
             "endpoints",
             "map",
             "typeof ip daddr . meta l4proto . th dport . numgen random mod 65536 : ip daddr . th dport",
         ),
-        ("node_ports", "map", "type inet_proto . inet_service : verdict"),
+        (
+            "node_ports",
+            "map",
+            "type inet_proto . inet_service : verdict",
+        ),
         (
             "node_port_endpoints",
             "map",
@@ -126,7 +158,10 @@ pub(super) fn script(
         ("hairpin", "set", "type ipv4_addr . ipv4_addr"),
     ] {
         let _ = write!(script, "\t{kind} {name} {{\n\t\t{types}\n");
-        let mut of_map = elements.iter().filter(|(key, _)| key.map() == name).peekable();
+        let mut of_map = elements
+            .iter()
+            .filter(|(key, _)| key.map() == name)
+            .peekable();
         if of_map.peek().is_some() {
             script.push_str("\t\telements = {");
             for (key, value) in of_map {
@@ -184,9 +219,15 @@ struct ElementText<'a>(&'a Key, &'a Value);
 impl fmt::Display for ElementText<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Key::Service(address, protocol, port) => write!(formatter, "{address} . {} . {port}", protocol.name()),
+            Key::Service(address, protocol, port) => {
+                write!(formatter, "{address} . {} . {port}", protocol.name())
+            }
             Key::Endpoint(address, protocol, port, slot) => {
-                write!(formatter, "{address} . {} . {port} . {slot}", protocol.name())
+                write!(
+                    formatter,
+                    "{address} . {} . {port} . {slot}",
+                    protocol.name()
+                )
             }
             Key::NodePort(protocol, port) => write!(formatter, "{} . {port}", protocol.name()),
             Key::NodePortEndpoint(protocol, port, slot) => {

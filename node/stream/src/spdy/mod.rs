@@ -1,0 +1,14 @@
+//! SPDY/3.1 as Kubernetes clients speak it: streams the client opens, over one
+//! upgraded connection. <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>
+//!
+//! Flow control: Kubernetes' own library neither sends nor heeds
+//! WINDOW_UPDATE, so our side sends them for what it has taken in, and holds
+//! itself to the peer's window only once the peer has sent one.
+
+mod connection;
+mod frame;
+mod header;
+mod stream;
+
+pub(crate) use connection::Connection;
+pub(crate) use stream::{Stream, StreamSender};
