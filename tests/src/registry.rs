@@ -90,14 +90,10 @@ impl Registry {
         format!("{}:{PORT}", self.address)
     }
 
-    /// A registries.yaml that reaches it over plain HTTP.
-    pub fn registries_yaml(&self) -> Result<PathBuf> {
-        let path = self.scratch.path().join("registries.yaml");
-        let host = self.host();
-        std::fs::write(
-            &path,
-            format!("mirrors:\n  \"{host}\":\n    endpoint:\n      - \"http://{host}\"\n"),
-        )?;
+    /// Writes a file that lives as long as the registry.
+    pub fn scratch_file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.scratch.path().join(name);
+        std::fs::write(&path, text)?;
         Ok(path)
     }
 
