@@ -173,13 +173,13 @@ async fn workloads(client: &Client) -> Result<Vec<Workload>> {
         workloads.push(workload(kinds::DEPLOYMENT, &object));
     }
     for object in client
-        .list(kinds::REPLICASET, &ListOptions::default())
+        .list(kinds::REPLICA_SET, &ListOptions::default())
         .await?
         .items
     {
         // Those of Deployments are told of by the Deployment.
         if meta::controller_of(&object).is_none() {
-            workloads.push(workload(kinds::REPLICASET, &object));
+            workloads.push(workload(kinds::REPLICA_SET, &object));
         }
     }
     Ok(workloads)

@@ -37,7 +37,7 @@ mod subpath;
 mod terminal;
 
 pub use attach::AttachHandle;
-pub use cgroup::{Limits, Qos, Stats};
+pub use cgroup::{Cgroup, Limits, Qos, Stats};
 pub use error::ContainerError;
 pub use exec::{ExecHandle, ExecOutput, ExecSpec, ExecStatus, Reader, Terminal, TerminalSize, Writer};
 pub use runtime::{ContainerExit, Runtime, RuntimeConfig, Started};

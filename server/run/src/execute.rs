@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use trireme_client::{Client, DeleteOptions, Error, PatchType};
-use trireme_decide::{Action, Intent, Plan};
+use trireme_decide::{Absent, Action, Intent, Plan};
 use trireme_model::kinds::{self, Kind};
 use trireme_model::meta;
 
@@ -82,10 +82,17 @@ async fn carry_out(
         reason,
         action,
         event,
+        absent,
         failure_event,
         ..
     } = intent;
-    match perform(&client.with_field_manager(controller), &action).await {
+    let client = client.with_field_manager(controller);
+    for object in &absent {
+        if let Some(failure) = still_there(&client, object, &action).await {
+            return Err(failure);
+        }
+    }
+    match perform(&client, &action).await {
         Ok(written) => {
             tracing::debug!(controller, reason, "done");
             if let Some(event) = event {
@@ -109,6 +116,26 @@ async fn carry_out(
             })
         }
     }
+}
+
+/// An object that had to be gone and is not, or that could not be looked for.
+async fn still_there(client: &Client, object: &Absent, action: &Action) -> Option<Failure> {
+    let (conflict, message) = match client
+        .get(object.kind, &object.namespace, &object.name)
+        .await
+    {
+        Ok(found) if object.uid.is_empty() || meta::uid(&found) == object.uid => {
+            (true, "an object that had to be gone exists".to_owned())
+        }
+        Ok(_) => return None,
+        Err(error) if error.is_not_found() => return None,
+        Err(error) => (false, error.to_string()),
+    };
+    Some(Failure {
+        conflict,
+        message,
+        unbound: binding_of(action),
+    })
 }
 
 async fn perform(client: &Client, action: &Action) -> Result<Written, Error> {
