@@ -1,1 +1,40 @@
+//! What the cluster as a whole has to say about an object on its way in: defaults that need other objects,
+//! rules of namespaces, and addresses.
+
+pub(crate) mod namespace;
+mod pod;
 pub(crate) mod service;
+
+use trireme_model::Value;
+use trireme_model::kinds::{self, Kind};
+use trireme_model::status::Status;
+
+use crate::verb::Caller;
+
+/// Completes a new object, or refuses it. Answers warnings.
+pub(crate) fn create(caller: &Caller<'_>, kind: &Kind, object: &mut Value) -> Result<Vec<String>, Status> {
+    if *kind == *kinds::POD {
+        return pod::admit(caller, object);
+    }
+    Ok(Vec::new())
+}
+
+/// Completes a changed object, or refuses it. Answers warnings.
+pub(crate) fn update(
+    caller: &Caller<'_>,
+    kind: &Kind,
+    new: &mut Value,
+    old: &Value,
+) -> Result<Vec<String>, Status> {
+    if *kind == *kinds::NODE
+        && let Some(node) = caller.identity.node()
+    {
+        // A node that could untaint itself would draw pods, and their secrets, to it.
+        let taints = |object: &Value| object.get("spec").and_then(|spec| spec.get("taints")).cloned();
+        if taints(new) != taints(old) {
+            let why = format!("node {node:?} is not allowed to modify taints");
+            return Err(Status::forbidden(kind, node, &why));
+        }
+    }
+    Ok(Vec::new())
+}

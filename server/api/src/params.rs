@@ -79,17 +79,7 @@ const MAX_FIELD_MANAGER_BYTES: usize = 128;
 impl WriteOptions {
     /// `agent` is the client's User-Agent: its first word names the manager where nothing else does.
     pub fn parse(params: &Params, agent: &str) -> Result<WriteOptions, Status> {
-        let validation = match params.text("fieldValidation") {
-            "" | "Warn" => FieldValidation::Warn,
-            "Strict" => FieldValidation::Strict,
-            "Ignore" => FieldValidation::Ignore,
-            other => {
-                return Err(invalid_option(
-                    "fieldValidation",
-                    format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""),
-                ));
-            }
-        };
+        let validation = FieldValidation::parse(params.text("fieldValidation"))?;
         let manager = params.text("fieldManager");
         if manager.len() > MAX_FIELD_MANAGER_BYTES {
             return Err(invalid_option(

@@ -146,7 +146,12 @@ pub(crate) fn value(encoding: Encoding, code: StatusCode, value: &Value) -> Resp
 /// An error: always a Status in JSON.
 pub(crate) fn failure(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = value(Encoding::Json, code, &status.to_value());
+    let mut object = status.to_value();
+    // The token with which an expired list may go on is list metadata.
+    if let Some(token) = object["details"].as_object_mut().and_then(|details| details.remove("continue")) {
+        object["metadata"]["continue"] = token;
+    }
+    let mut response = value(Encoding::Json, code, &object);
     if let Some(seconds) = status.retry_after_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -227,5 +227,19 @@ pub(crate) fn range_failure(error: RangeError) -> Status {
 }
 
 fn propose_failure(error: ProposeError) -> Status {
-    failure::unavailable(error.to_string())
+    match error {
+        ProposeError::NoLeader(_) => failure::unavailable(format!(
+            "the cluster has no leader at the moment, so that nothing was written; try again ({error})"
+        )),
+        ProposeError::DiskFull(place) => Status::unavailable(format!(
+            "nothing was written because the disk of a server is full: {place}; free space there and writes go on \
+             by themselves, reads go on meanwhile"
+        )),
+        ProposeError::TooLarge { limit, .. } => failure::too_large(limit),
+        ProposeError::Unknown(why) => Status::timeout(
+            format!("whether the write took effect is not known ({why}); read the object before trying again"),
+            0,
+        ),
+        ProposeError::Stopped(why) => failure::unavailable(format!("this server is stopping: {why}")),
+    }
 }
