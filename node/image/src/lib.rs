@@ -15,11 +15,17 @@
 //! Deliberately not here: pull policies and back-off (the agent decides when),
 //! and mounting (see `trireme-container`).
 
+mod archive;
 mod config;
 mod credentials;
+mod digest;
 mod error;
+mod layer;
+mod manifest;
+mod pull;
 mod reference;
 mod registries;
+mod registry;
 mod store;
 mod unpack;
 mod user;

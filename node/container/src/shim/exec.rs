@@ -32,6 +32,7 @@ pub(crate) fn run(directory: &Path, order: &Path, cgroup_root: &str, control: Ow
     let (pid, children) = match result {
         Ok(started) => started,
         Err(error) => {
+            signals::end_children();
             reply(&control, &HelperReply::Failed(error), &[]);
             return 1;
         }

@@ -85,6 +85,24 @@ pub(crate) fn reap(watched: i32) -> Option<Ended> {
     }
 }
 
+/// Kills and reaps every child: after a failed start. A zombie left to the
+/// host's init would hold the container's pid namespace, and with it the end of
+/// the container's first process, until that init cares to reap it.
+pub(crate) fn end_children() {
+    let own = std::process::id();
+    let list = std::fs::read_to_string(format!("/proc/self/task/{own}/children"));
+    for pid in list
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|p| p.parse::<i32>().ok())
+    {
+        // SAFETY: plain system call on a child not yet reaped.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    // SAFETY: plain system call; ends with ECHILD.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
+}
+
 fn decode(status: i32) -> Ended {
     if libc::WIFSIGNALED(status) {
         let signal = libc::WTERMSIG(status);

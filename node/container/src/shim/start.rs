@@ -74,7 +74,7 @@ pub(crate) fn start(
         Ok(started) => started,
         Err(error) => {
             cgroup.kill();
-            signals::reap(-1);
+            signals::end_children();
             return Err(error);
         }
     };

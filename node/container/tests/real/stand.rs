@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use trireme_container::{
-    ContainerSpec, LogSpec, Namespaces, PodSandbox, Qos, Runtime, RuntimeConfig, SandboxSpec,
+    ContainerSpec, LogSpec, PodSandbox, Qos, Runtime, RuntimeConfig, SandboxSpec,
 };
 
 pub type Case = (
@@ -186,10 +186,6 @@ pub fn config(directory: &Path, cgroup_root: &str) -> RuntimeConfig {
         shim_binary: std::env::current_exe().expect("own path"),
         shim_args: vec!["shim".to_string()],
     }
-}
-
-pub fn namespaces_of_host() -> Namespaces {
-    Namespaces::default()
 }
 
 /// Command lines that mention `text`.
