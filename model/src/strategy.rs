@@ -1,11 +1,14 @@
 //! What the server itself writes into an object on its way in: identity, times, generation, and which half of the
 //! object (spec or status) a request may change.
 
+mod service;
+
 use serde_json::{Map, Value, json};
 
 use crate::kinds::{self, Kind};
 use crate::meta::{self, map_mut, metadata_mut};
 use crate::quantity::Quantity;
+use crate::selector::LabelSelector;
 
 /// Metadata only the server writes; an update keeps the stored values whatever the request says.
 const SERVER_METADATA: [&str; 6] =
@@ -89,7 +92,7 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
         meta::set_label(new, "kubernetes.io/metadata.name", &name);
     }
     if *kind == *kinds::SERVICE {
-        keep_service_addresses(new, old);
+        service::prepare_update(new, old);
     }
     if counts_generations(kind) && content(new) != content(old) {
         meta::set_generation(new, meta::generation(old) + 1);
@@ -183,46 +186,6 @@ fn keep(new: &mut Value, old: &Value, field: &str) {
     };
 }
 
-/// Addresses and node ports that the server allocated stay when an update leaves them out, so that a manifest
-/// without them can be replaced over the stored service.
-fn keep_service_addresses(new: &mut Value, old: &Value) {
-    let old_spec = &old["spec"];
-    let kind_of = |spec: &Value| spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
-    let Some(spec) = map_mut(new).get_mut("spec").and_then(Value::as_object_mut) else { return };
-    let new_type = spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
-    let old_type = kind_of(old_spec);
-    if new_type == "ExternalName" || old_type == "ExternalName" {
-        return;
-    }
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        let empty = match spec.get(field) {
-            None => true,
-            Some(Value::String(text)) => text.is_empty(),
-            Some(Value::Array(list)) => list.is_empty(),
-            Some(_) => false,
-        };
-        if empty && let Some(value) = old_spec.get(field) {
-            spec.insert(field.to_owned(), value.clone());
-        }
-    }
-    if !matches!(new_type.as_str(), "NodePort" | "LoadBalancer") {
-        return;
-    }
-    let old_ports = old_spec.get("ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let identity = |port: &Value| {
-        let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
-        (port.get("port").and_then(Value::as_i64), protocol)
-    };
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default() {
-        if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) == 0
-            && let Some(kept) = old_ports.iter().find(|old| identity(old) == identity(port))
-            && let Some(node_port) = kept.get("nodePort")
-        {
-            map_mut(port).insert("nodePort".to_owned(), node_port.clone());
-        }
-    }
-}
-
 /// `Guaranteed`, `Burstable` or `BestEffort`, from the CPU and memory of all containers.
 pub fn quality_of_service(pod: &Value) -> &'static str {
     let mut any = false;
@@ -250,7 +213,7 @@ pub fn quality_of_service(pod: &Value) -> &'static str {
 }
 
 /// A quantity's thousandths, from a string or a number.
-pub(crate) fn quantity(value: &Value) -> Option<i128> {
+fn quantity(value: &Value) -> Option<i128> {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
@@ -270,9 +233,9 @@ pub fn scale_of(object: &Value) -> Value {
     }
     let number = |half: &str| object.get(half).and_then(|half| half.get("replicas")).and_then(Value::as_i64);
     let mut status = json!({"replicas": number("status").unwrap_or(0)});
-    let selector = object.get("spec").and_then(|spec| spec.get("selector")).map(selector_text).unwrap_or_default();
-    if !selector.is_empty() {
-        status["selector"] = selector.into();
+    let selector = object.get("spec").and_then(|spec| spec.get("selector"));
+    if let Some(selector) = selector.and_then(|selector| LabelSelector::from_json(selector).ok()) {
+        status["selector"] = selector.to_string().into();
     }
     json!({
         "apiVersion": "autoscaling/v1",
@@ -290,29 +253,67 @@ pub fn merge_scale(object: &mut Value, scale: &Value) {
     map_mut(map_mut(object).entry("spec").or_insert_with(|| json!({}))).insert("replicas".to_owned(), replicas.into());
 }
 
-/// A LabelSelector in the text form of query parameters.
-fn selector_text(selector: &Value) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
-        parts.push(format!("{key}={}", value.as_str().unwrap_or("")));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> jiff::Timestamp {
+        "2026-01-02T03:04:05Z".parse().expect("a time")
     }
-    for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
-        let text = |field: &str| expression.get(field).and_then(Value::as_str).unwrap_or("");
-        let mut values: Vec<&str> = expression
-            .get("values")
-            .and_then(Value::as_array)
-            .map(|values| values.iter().filter_map(Value::as_str).collect())
-            .unwrap_or_default();
-        values.sort_unstable();
-        let key = text("key");
-        match text("operator") {
-            "In" => parts.push(format!("{key} in ({})", values.join(","))),
-            "NotIn" => parts.push(format!("{key} notin ({})", values.join(","))),
-            "Exists" => parts.push(key.to_owned()),
-            "DoesNotExist" => parts.push(format!("!{key}")),
-            _ => {}
-        }
+
+    #[test]
+    fn what_the_server_writes_cannot_be_claimed() {
+        let mut pod = json!({"metadata": {"name": "a", "uid": "mine", "generation": 9, "resourceVersion": "5",
+            "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}});
+        prepare_create(kinds::POD, &mut pod, "theirs", now());
+        assert_eq!(
+            pod,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "uid": "theirs", "generation": 1,
+                "creationTimestamp": "2026-01-02T03:04:05Z"}, "status": {"phase": "Pending", "qosClass": "BestEffort"}})
+        );
+        let mut node = json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "2"}}});
+        prepare_create(kinds::NODE, &mut node, "u", now());
+        assert_eq!(node["status"]["capacity"]["cpu"], "2", "node agents register with their status");
     }
-    parts.sort();
-    parts.join(",")
+
+    #[test]
+    fn updates_and_status_updates_keep_to_their_half() {
+        let old = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "uid": "u", "generation": 3,
+            "resourceVersion": "7"}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+        let mut new = json!({"metadata": {"name": "a", "resourceVersion": "7", "generation": 1},
+            "spec": {"replicas": 2}, "status": {"replicas": 9}});
+        prepare_update(kinds::DEPLOYMENT, &mut new, &old);
+        assert_eq!(new["metadata"]["generation"], 4);
+        assert_eq!((&new["spec"], &new["status"], &new["metadata"]["uid"]), (&json!({"replicas": 2}), &json!({"replicas": 1}), &json!("u")));
+        let mut new = json!({"metadata": {"name": "a", "resourceVersion": "7", "labels": {"x": "y"}},
+            "spec": {"replicas": 2}, "status": {"replicas": 9}});
+        prepare_status_update(kinds::DEPLOYMENT, &mut new, &old);
+        let mut expected = old.clone();
+        expected["status"] = json!({"replicas": 9});
+        assert_eq!(new, expected);
+    }
+
+    #[test]
+    fn quality_of_service_follows_requests_and_limits() {
+        let pod = |resources: Value| json!({"spec": {"containers": [{"resources": resources}]}});
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(quality_of_service(&pod(json!({}))), "BestEffort");
+        assert_eq!(quality_of_service(&pod(json!({"limits": both, "requests": both}))), "Guaranteed");
+        assert_eq!(quality_of_service(&pod(json!({"limits": both, "requests": {"cpu": "500m"}}))), "Burstable");
+        assert_eq!(quality_of_service(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");
+    }
+
+    #[test]
+    fn scales_carry_the_selector_as_text() {
+        let deployment = json!({"metadata": {"name": "a", "namespace": "n", "uid": "u", "labels": {"x": "y"}},
+            "spec": {"replicas": 0, "selector": {"matchLabels": {"b": "2", "a": "1"}}}, "status": {"replicas": 3}});
+        let mut scale = scale_of(&deployment);
+        assert_eq!(scale["spec"]["replicas"], 0);
+        assert_eq!(scale["status"], json!({"replicas": 3, "selector": "a=1,b=2"}));
+        assert!(scale["metadata"].get("labels").is_none());
+        scale["spec"]["replicas"] = json!(5);
+        let mut scaled = deployment.clone();
+        merge_scale(&mut scaled, &scale);
+        assert_eq!(scaled["spec"]["replicas"], 5);
+    }
 }
