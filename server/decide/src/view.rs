@@ -27,7 +27,7 @@ pub(crate) use silence::NODE_LEASE_NAMESPACE;
 pub use object::{EventTrace, Object, Outline, ROOT_CA_CONFIG_MAP};
 pub use silence::Observation;
 use silence::Silence;
-pub use usage::{NodeUsage, PodDemand, Resources};
+pub use usage::{HostPort, NodeUsage, PodDemand, Resources};
 use usage::Usage;
 
 /// One change of one object, as a watch delivers it.
