@@ -145,7 +145,7 @@ pub(crate) fn is_unified() -> bool {
 
 /// One cgroup in all hierarchies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cgroup {
+pub struct Cgroup {
     path: String,
 }
 
