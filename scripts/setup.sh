@@ -24,6 +24,7 @@ busybox-static|the content of those images
 etcd-server|the peer of the store benchmark
 etcd-client|the same
 python3-venv|the Python client of Kubernetes
+apache2-utils|passwords for that registry
 curl|a plain HTTP client
 jq|reads JSON in tests'
 

@@ -352,6 +352,16 @@ impl Client {
         self.update_in(kind, "status", object).await
     }
 
+    /// Replaces a subresource, such as `finalize` of a namespace.
+    pub async fn update_subresource(
+        &self,
+        kind: &'static Kind,
+        subresource: &str,
+        object: &Value,
+    ) -> Result<Value, Error> {
+        self.update_in(kind, subresource, object).await
+    }
+
     async fn update_in(
         &self,
         kind: &'static Kind,

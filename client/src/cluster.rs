@@ -48,6 +48,19 @@ pub async fn join(
 }
 
 impl Client {
+    /// The answering server's own status, without the others'.
+    pub async fn server_status(&self) -> Result<v1::StatusReply, Error> {
+        let message = v1::StatusRequest {
+            only_this_server: true,
+        };
+        self.servers
+            .call("server status", Repeat::Safe, |channel, allowed| {
+                let request = timed(message, allowed);
+                async move { cluster(channel).status(request).await }
+            })
+            .await
+    }
+
     /// Servers with role, term, applied index and health, as the asked server sees them.
     pub async fn cluster_status(&self) -> Result<v1::StatusReply, Error> {
         self.servers
