@@ -54,6 +54,10 @@ pub struct AgentConfig {
     pub taints: Vec<String>,
     /// The program whose `shim` subcommand runs containers: this binary.
     pub shim_binary: PathBuf,
+    /// Arguments of that program before the shim's own: `["shim"]`.
+    pub shim_args: Vec<String>,
+    /// Parent of every cgroup of this node, absolute: `/trireme/<name>`.
+    pub cgroup_root: String,
     /// Images that come with the binary.
     pub builtin_images: Vec<BuiltinImage>,
     /// The most pods that the node takes.
@@ -82,6 +86,8 @@ impl AgentConfig {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             shim_binary: PathBuf::from("/proc/self/exe"),
+            shim_args: vec!["shim".to_owned()],
+            cgroup_root: format!("/trireme/{name}"),
             builtin_images: Vec::new(),
             max_pods: 110,
         }

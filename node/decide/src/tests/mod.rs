@@ -516,6 +516,7 @@ fn a_lost_sandbox_is_made_again_and_init_runs_again() {
     assert_eq!(world.last_begun(), ["Start one 1"]);
     world.started("one", 1);
     world.exited("one", 1, 0);
+    world.image_ready("app");
     world.settle(|_| ());
     assert_eq!(world.restart_count("app"), 1);
     assert_eq!(world.status().pod_ip.as_deref(), Some("10.42.0.9"));
