@@ -17,8 +17,9 @@ const MAJOR: &str = "1";
 const MINOR: &str = "36";
 const GIT_VERSION: &str = concat!("v1.36.0+trireme-", env!("CARGO_PKG_VERSION"));
 
-const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-const OPENAPI_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// How kubectl asks for it; Go cannot parse the `@` in an answer's Content-Type, so that names the other form.
+const OPENAPI_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 pub(crate) async fn answer(
     api: &Arc<Api>,
@@ -122,7 +123,7 @@ fn discover(
 
 fn openapi_v2(request: &Request<Bytes>) -> Response<Body> {
     let protobuf = media_ranges(request.headers()).into_iter().find_map(|range| match range.media_type {
-        OPENAPI_PROTOBUF | OPENAPI_PROTOBUF_OLD => Some(true),
+        OPENAPI_PROTOBUF_ASKED | OPENAPI_PROTOBUF => Some(true),
         "application/json" | "application/*" | "*/*" => Some(false),
         _ => None,
     });
