@@ -237,10 +237,8 @@ impl Step<'_> {
     fn member(&self, set: &Arc<ReplicaSet>) -> Member {
         let min_ready_seconds = self.spec.min_ready_seconds.unwrap_or(0);
         let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let available_pods = self
-            .view
-            .pods_of(uid)
-            .filter(|pod| is_active(pod))
+        let pods = || self.view.pods_of(uid).filter(|pod| is_active(pod));
+        let available_pods = pods()
             .filter(|pod| availability(pod, min_ready_seconds, self.view.now()).is_ok())
             .count();
         let reported = set
@@ -254,6 +252,7 @@ impl Step<'_> {
             available: reported
                 .min(size_of(set))
                 .min(i32::try_from(available_pods).unwrap_or(i32::MAX)),
+            active: i32::try_from(pods().count()).unwrap_or(i32::MAX),
         }
     }
 

@@ -16,6 +16,9 @@ pub(super) struct Member {
     pub original: ReplicaSet,
     /// Pods of it that are available now: never more than its status, its spec or its pods say.
     pub available: i32,
+    /// Pods of it that are neither finished nor being deleted; more than its size while the
+    /// ReplicaSet has not been seen to yet.
+    pub active: i32,
 }
 
 /// The ReplicaSets of one Deployment.
@@ -72,7 +75,9 @@ impl Rollout {
         if current >= wanted || self.recreate {
             return wanted;
         }
-        let room = self.bounds.max_total() - self.total_size();
+        // By size or by pods, whichever is more: surplus pods that are still there take room, too.
+        let taken: i32 = self.members().map(|it| it.size().max(it.active)).sum();
+        let room = self.bounds.max_total() - taken;
         if room <= 0 {
             return current;
         }
