@@ -83,7 +83,11 @@ pub(crate) async fn attach(
     let (resize_sender, resize_receiver) = mpsc::channel(RESIZE_QUEUE);
     let pumps = vec![
         tokio::spawn(pump_output(reader, stdout_far, stderr_far)),
-        tokio::spawn(pump_input(writer, stdin.then_some(stdin_far), resize_receiver)),
+        tokio::spawn(pump_input(
+            writer,
+            stdin.then_some(stdin_far),
+            resize_receiver,
+        )),
     ];
     Ok(AttachHandle {
         stdin: stdin.then(|| Box::new(stdin_near) as Writer),

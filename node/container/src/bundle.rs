@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use crate::cgroup;
 use crate::error::ContainerError;
-use crate::spec::{ContainerSpec, Device, Mount, MountSource, PidNamespace, User, capability_names, capability_number};
+use crate::spec::{
+    ContainerSpec, Device, Mount, MountSource, PidNamespace, User, capability_names,
+    capability_number,
+};
 
 /// What container engines give a program whose image sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -60,9 +63,7 @@ pub(crate) fn config(
         rules
     };
     let masked = !spec.privileged && !spec.unmasked_proc;
-    let paths = |list: &[&str]| -> Value {
-        if masked { json!(list) } else { json!([]) }
-    };
+    let paths = |list: &[&str]| -> Value { if masked { json!(list) } else { json!([]) } };
     Ok(json!({
         "ociVersion": "1.2.0",
         "root": {"path": rootfs, "readonly": spec.read_only_rootfs},
@@ -92,9 +93,8 @@ pub(crate) fn process(
     // as every engine does.
     let bounding = bounding_set();
     let mut capabilities = capability_names(&spec.capabilities, spec.privileged)?;
-    capabilities.retain(|name| {
-        capability_number(name).is_some_and(|number| bounding & (1 << number) != 0)
-    });
+    capabilities
+        .retain(|name| capability_number(name).is_some_and(|number| bounding & (1 << number) != 0));
     let mut variables: Vec<String> = env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     if !env.iter().any(|(name, _)| name == "PATH") {
         variables.insert(0, format!("PATH={DEFAULT_PATH}"));
@@ -171,8 +171,10 @@ fn standard_mounts(privileged: bool) -> Vec<Value> {
     if !privileged {
         system.push("ro");
     }
-    mounts.push(json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
-                       "options": system}));
+    mounts.push(
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+                       "options": system}),
+    );
     // Never on v1: libcontainer ignores `ro` there.
     if cgroup::is_unified() {
         mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup",
@@ -184,7 +186,13 @@ fn standard_mounts(privileged: bool) -> Vec<Value> {
 fn mount_entry(mount: &Mount, bind: Option<&Path>) -> Value {
     let mode = if mount.read_only { "ro" } else { "rw" };
     match (&mount.source, bind) {
-        (MountSource::Tmpfs { size_bytes, mode: permissions }, _) => {
+        (
+            MountSource::Tmpfs {
+                size_bytes,
+                mode: permissions,
+            },
+            _,
+        ) => {
             let mut options = vec![
                 "nosuid".to_string(),
                 "nodev".to_string(),
@@ -230,8 +238,19 @@ fn devices(spec: &ContainerSpec) -> Result<Vec<(Value, String)>, ContainerError>
 const HOST_DEVICE_DEPTH: u32 = 5;
 /// What libcontainer makes by itself, or what belongs to one namespace.
 const HOST_DEVICES_SKIPPED: &[&str] = &[
-    "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/null", "/dev/zero",
-    "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/.lxc",
+    "/dev/pts",
+    "/dev/shm",
+    "/dev/mqueue",
+    "/dev/fd",
+    "/dev/console",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/.lxc",
 ];
 
 fn host_devices(directory: &Path, depth: u32) -> Vec<PathBuf> {

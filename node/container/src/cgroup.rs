@@ -112,7 +112,10 @@ fn parse_layout(mounts: &str, controllers_of: impl Fn(&Path) -> String) -> Layou
     if let Some(root) = &unified {
         let carried = controllers_of(root);
         let carried: Vec<&str> = carried.split_whitespace().collect();
-        if ["cpu", "memory", "pids"].iter().all(|c| carried.contains(c)) {
+        if ["cpu", "memory", "pids"]
+            .iter()
+            .all(|c| carried.contains(c))
+        {
             return Layout::Unified(root.clone());
         }
     }

@@ -28,7 +28,9 @@ pub(crate) enum ShimReply {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum HelperReply {
     /// With the terminal's master where there is one.
-    Started { pid: u32 },
+    Started {
+        pid: u32,
+    },
     Exited(ExecStatus),
     Failed(ContainerError),
 }
@@ -112,8 +114,7 @@ pub(crate) fn receive(socket: RawFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>
         }
         let mut message = libc::CMSG_FIRSTHDR(&header);
         while !message.is_null() {
-            if (*message).cmsg_level == libc::SOL_SOCKET
-                && (*message).cmsg_type == libc::SCM_RIGHTS
+            if (*message).cmsg_level == libc::SOL_SOCKET && (*message).cmsg_type == libc::SCM_RIGHTS
             {
                 let bytes = (*message).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
                 let data = libc::CMSG_DATA(message).cast::<RawFd>();

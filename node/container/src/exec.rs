@@ -129,9 +129,8 @@ impl ExecHandle {
         container: String,
     ) -> Result<Self, ContainerError> {
         let master = Arc::new(master);
-        let failed = |e: std::io::Error| {
-            ContainerError::shim(&container, "opening an exec's terminal", e)
-        };
+        let failed =
+            |e: std::io::Error| ContainerError::shim(&container, "opening an exec's terminal", e);
         let stream = PtyStream::new(&master).map_err(failed)?;
         let writer: Option<Writer> = if want_stdin {
             Some(Box::new(PtyStream::new(&master).map_err(failed)?))

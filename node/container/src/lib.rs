@@ -39,12 +39,14 @@ mod terminal;
 pub use attach::AttachHandle;
 pub use cgroup::{Cgroup, Limits, Qos, Stats};
 pub use error::ContainerError;
-pub use exec::{ExecHandle, ExecOutput, ExecSpec, ExecStatus, Reader, Terminal, TerminalSize, Writer};
+pub use exec::{
+    ExecHandle, ExecOutput, ExecSpec, ExecStatus, Reader, Terminal, TerminalSize, Writer,
+};
 pub use runtime::{ContainerExit, Runtime, RuntimeConfig, Started};
 pub use sandbox::{PodSandbox, SandboxSpec};
 pub use shim::shim_main;
 pub use spec::{
-    Capabilities, ContainerSpec, DEFAULT_CAPABILITIES, Device, LogSpec, Mount, MountSource, Namespaces,
-    PidNamespace, Propagation, User, capability_names,
+    Capabilities, ContainerSpec, DEFAULT_CAPABILITIES, Device, LogSpec, Mount, MountSource,
+    Namespaces, PidNamespace, Propagation, User, capability_names,
 };
 pub use state::{ContainerState, ContainerStatus, Exit};

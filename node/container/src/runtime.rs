@@ -86,7 +86,8 @@ impl Runtime {
     /// running ones are watched, ended ones wait for `list`.
     pub async fn open(config: RuntimeConfig) -> Result<Self, ContainerError> {
         let containers = config.state_dir.join(CONTAINERS_DIR);
-        fs::create_dir_all(&containers).map_err(|e| ContainerError::io("create", &containers, e))?;
+        fs::create_dir_all(&containers)
+            .map_err(|e| ContainerError::io("create", &containers, e))?;
         let (exits, _) = broadcast::channel(EXIT_QUEUE);
         let runtime = Runtime {
             inner: Arc::new(Inner {
@@ -210,8 +211,8 @@ impl Runtime {
         write_json(&directory.join(SPEC_FILE), spec, false)?;
         let (near, far) = control::pair().map_err(failed)?;
         let log_path = directory.join("shim.log");
-        let log = fs::File::create(&log_path)
-            .map_err(|e| ContainerError::io("create", &log_path, e))?;
+        let log =
+            fs::File::create(&log_path).map_err(|e| ContainerError::io("create", &log_path, e))?;
         let path = directory.display().to_string();
         let child = self
             .shim_command(
@@ -428,8 +429,8 @@ impl Runtime {
         write_json(&order, exec, false)?;
         let (near, far) = control::pair().map_err(failed)?;
         let log_path = directory.join("exec.log");
-        let log = fs::File::create(&log_path)
-            .map_err(|e| ContainerError::io("create", &log_path, e))?;
+        let log =
+            fs::File::create(&log_path).map_err(|e| ContainerError::io("create", &log_path, e))?;
         let mut helper = self
             .shim_command(
                 &[
@@ -460,9 +461,7 @@ impl Runtime {
                         "starting an exec",
                         "no terminal came back",
                     )),
-                    (false, _) => pipes
-                        .into_handle(pid, control, helper, id)
-                        .map_err(failed),
+                    (false, _) => pipes.into_handle(pid, control, helper, id).map_err(failed),
                 }
             }
             Ok(Ok(Some((HelperReply::Failed(error), _)))) => {

@@ -312,7 +312,10 @@ fn pin_namespaces(
         }
         for (kind, target) in [("ipc", ipc), ("uts", uts)] {
             if let Some(target) = target {
-                pin(&PathBuf::from(format!("/proc/thread-self/ns/{kind}")), target)?;
+                pin(
+                    &PathBuf::from(format!("/proc/thread-self/ns/{kind}")),
+                    target,
+                )?;
             }
         }
         Ok(())

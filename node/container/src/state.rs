@@ -48,7 +48,10 @@ pub(crate) struct RunningState {
 pub enum ContainerState {
     /// The shim is at work, the program not yet started.
     Creating,
-    Running { pid: u32, started_at: Timestamp },
+    Running {
+        pid: u32,
+        started_at: Timestamp,
+    },
     Exited(Exit),
 }
 
@@ -74,8 +77,7 @@ pub(crate) fn write_json<T: Serialize>(
     value: &T,
     durable: bool,
 ) -> Result<(), ContainerError> {
-    let bytes =
-        serde_json::to_vec(value).map_err(|e| ContainerError::io("encode", path, e))?;
+    let bytes = serde_json::to_vec(value).map_err(|e| ContainerError::io("encode", path, e))?;
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&temporary)?;

@@ -62,11 +62,7 @@ impl AsyncRead for PtyStream {
             let result = guard.try_io(|inner| {
                 // SAFETY: `space` is valid for writes of its length.
                 let count = unsafe {
-                    libc::read(
-                        inner.as_raw_fd(),
-                        space.as_mut_ptr().cast(),
-                        space.len(),
-                    )
+                    libc::read(inner.as_raw_fd(), space.as_mut_ptr().cast(), space.len())
                 };
                 if count >= 0 {
                     Ok(count as usize)

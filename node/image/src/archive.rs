@@ -229,9 +229,9 @@ impl Opened {
         images: usize,
     ) -> Result<Vec<Reference>, ImageError> {
         match wanted {
-            Some(_) if images > 1 => {
-                Err(self.refuse(format!("it holds {images} images; one name cannot be all theirs")))
-            }
+            Some(_) if images > 1 => Err(self.refuse(format!(
+                "it holds {images} images; one name cannot be all theirs"
+            ))),
             Some(wanted) => Ok(vec![wanted.clone()]),
             None if own.is_empty() => Err(self.refuse("it names no image; give it a name")),
             None => Ok(own),

@@ -115,9 +115,11 @@ fn credential(key: &str, auth: DockerAuth) -> Result<Option<Credential>, ImageEr
     let Some(encoded) = filled(auth.auth) else {
         return Ok(None);
     };
-    decode_basic(&encoded)
-        .map(Some)
-        .ok_or_else(|| refused(format!("auths[{key:?}].auth is not base64 of user:password")))
+    decode_basic(&encoded).map(Some).ok_or_else(|| {
+        refused(format!(
+            "auths[{key:?}].auth is not base64 of user:password"
+        ))
+    })
 }
 
 /// `base64(user:password)`.

@@ -132,7 +132,10 @@ impl Layers {
     ) -> Result<u64, ImageError> {
         let content = building.join(CONTENT);
         fs::create_dir_all(&content).map_err(|e| ImageError::io("create", &content, e))?;
-        let short = digest.trim_start_matches("sha256:").get(..12).unwrap_or(digest);
+        let short = digest
+            .trim_start_matches("sha256:")
+            .get(..12)
+            .unwrap_or(digest);
         let damaged = |e: std::io::Error| ImageError::Layer {
             layer: short.to_string(),
             path: String::new(),
@@ -181,8 +184,7 @@ impl Layers {
                 return Ok(0);
             }
             let directory = self.directory(digest);
-            fs::rename(&directory, &doomed)
-                .map_err(|e| ImageError::io("remove", &directory, e))?;
+            fs::rename(&directory, &doomed).map_err(|e| ImageError::io("remove", &directory, e))?;
         }
         fs::remove_dir_all(&doomed).map_err(|e| ImageError::io("remove", &doomed, e))?;
         Ok(size_bytes)

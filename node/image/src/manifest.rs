@@ -103,7 +103,9 @@ pub(crate) fn parse(bytes: &[u8], reference: &str) -> Result<Document, ImageErro
         } => Err(refuse(
             "manifest: schema 1 is not supported; push it again with a current tool".to_string(),
         )),
-        _ => Err(refuse("manifest: neither an image nor an index".to_string())),
+        _ => Err(refuse(
+            "manifest: neither an image nor an index".to_string(),
+        )),
     }
 }
 
@@ -163,7 +165,11 @@ mod tests {
 
     #[test]
     fn the_entry_of_this_machine_is_chosen() {
-        let other = if architecture() == "amd64" { "arm64" } else { "amd64" };
+        let other = if architecture() == "amd64" {
+            "arm64"
+        } else {
+            "amd64"
+        };
         let text = format!(
             r#"{{"schemaVersion":2,"manifests":[
                 {{"digest":"{}","size":1,"platform":{{"os":"linux","architecture":"{other}"}}}},
@@ -179,7 +185,10 @@ mod tests {
         };
         assert_eq!(choose(&list, "x").expect("choice").digest, digest("b"));
         let error = choose(&list[..1], "x").expect_err("choice");
-        assert!(error.to_string().contains(&format!("linux/{other}")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("linux/{other}")),
+            "{error}"
+        );
     }
 
     #[test]

@@ -66,7 +66,9 @@ impl Reference {
             path
         };
         if repository.len() + registry.len() > NAME_MAX_BYTES {
-            return Err(refuse("repository name must not be more than 255 characters"));
+            return Err(refuse(
+                "repository name must not be more than 255 characters",
+            ));
         }
         if !is_registry(&registry) {
             return Err(refuse("invalid reference format: bad registry"));
@@ -129,7 +131,9 @@ fn is_registry(text: &str) -> bool {
             !label.is_empty()
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
         })
 }
 

@@ -432,7 +432,8 @@ mod tests {
 
     #[test]
     fn challenges_are_read_whole() {
-        let text = r#"realm="https://auth.io/token",service="reg.io",scope="repository:a/b:pull,push""#;
+        let text =
+            r#"realm="https://auth.io/token",service="reg.io",scope="repository:a/b:pull,push""#;
         assert_eq!(
             challenge_parameter(text, "realm").as_deref(),
             Some("https://auth.io/token")

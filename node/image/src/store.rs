@@ -87,8 +87,9 @@ impl ImageStore {
         let layers = Layers::open(root.join("layers"), temporary)?;
         let path = root.join(INDEX_FILE);
         let mut index: Index = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| ImageError::io("decode", &path, e))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| ImageError::io("decode", &path, e))?
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Index::default(),
             Err(e) => return Err(ImageError::io("read", &path, e)),
         };
@@ -400,12 +401,10 @@ async fn blocking<T: Send + 'static>(
     reference: &str,
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| {
-            Err(ImageError::InvalidImage {
-                reference: reference.to_string(),
-                cause: e.to_string(),
-            })
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(ImageError::InvalidImage {
+            reference: reference.to_string(),
+            cause: e.to_string(),
         })
+    })
 }

@@ -95,7 +95,10 @@ impl Unpacker {
         let kind = entry.header().entry_type();
         if matches!(
             kind,
-            EntryType::XGlobalHeader | EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink
+            EntryType::XGlobalHeader
+                | EntryType::XHeader
+                | EntryType::GNULongName
+                | EntryType::GNULongLink
         ) {
             return Ok(());
         }
@@ -110,10 +113,13 @@ impl Unpacker {
             return Ok(());
         };
         let parent_path = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        let parent = self.parent(&parent_path).map_err(|e| self.refuse(name, e))?;
+        let parent = self
+            .parent(&parent_path)
+            .map_err(|e| self.refuse(name, e))?;
         let done = match file_name.to_str() {
             Some(OPAQUE_MARKER) => {
-                xattr::set(descriptor_path(&parent), OPAQUE_ATTRIBUTE, b"y")
+                // The descriptor's name is itself a symlink.
+                xattr::set_deref(descriptor_path(&parent), OPAQUE_ATTRIBUTE, b"y")
             }
             Some(text) if text.starts_with(METADATA_PREFIX) => Ok(()),
             Some(text) if text.starts_with(WHITEOUT_PREFIX) => {
@@ -131,10 +137,12 @@ impl Unpacker {
         } else {
             self.parent = Some((parent_path, parent));
         }
-        done.map_err(|e| match e.get_ref().and_then(|i| i.downcast_ref::<ImageError>()) {
-            Some(inner) => inner.clone(),
-            None => self.refuse(name, e),
-        })
+        done.map_err(
+            |e| match e.get_ref().and_then(|i| i.downcast_ref::<ImageError>()) {
+                Some(inner) => inner.clone(),
+                None => self.refuse(name, e),
+            },
+        )
     }
 
     fn attributes<R: Read>(
@@ -284,14 +292,14 @@ impl Unpacker {
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 let header = entry.header();
-                let major = header.device_major()?.unwrap_or(0);
-                let minor = header.device_minor()?.unwrap_or(0);
+                let device = || -> io::Result<u64> {
+                    let major = header.device_major()?.unwrap_or(0);
+                    let minor = header.device_minor()?.unwrap_or(0);
+                    Ok(rustix::fs::makedev(major, minor))
+                };
                 let (kind, device) = match kind {
-                    EntryType::Char => (
-                        FileType::CharacterDevice,
-                        rustix::fs::makedev(major, minor),
-                    ),
-                    EntryType::Block => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
+                    EntryType::Char => (FileType::CharacterDevice, device()?),
+                    EntryType::Block => (FileType::BlockDevice, device()?),
                     _ => (FileType::Fifo, 0),
                 };
                 rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)?;
@@ -343,11 +351,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn set_directory_attributes(
-        &mut self,
-        path: &Path,
-        attributes: &Attributes,
-    ) -> io::Result<()> {
+    fn set_directory_attributes(&mut self, path: &Path, attributes: &Attributes) -> io::Result<()> {
         let handle = self.root.try_clone()?;
         self.set_attributes(&handle, OsStr::new("."), attributes, false)?;
         self.times.insert(path.to_path_buf(), attributes.modified_s);
@@ -488,3 +492,6 @@ pub(crate) fn open_in_root(root: &Path, name: &str) -> io::Result<Option<File>> 
     )?;
     Ok(Some(File::from(file)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,13 +70,7 @@ impl Subscriber for ErrorPipe {
         let mut text = line.text();
         text.push('\n');
         // SAFETY: the text is valid for its length.
-        unsafe {
-            libc::write(
-                self.writer.as_raw_fd(),
-                text.as_ptr().cast(),
-                text.len(),
-            )
-        };
+        unsafe { libc::write(self.writer.as_raw_fd(), text.as_ptr().cast(), text.len()) };
     }
 
     fn enter(&self, _: &Id) {}

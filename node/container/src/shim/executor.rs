@@ -148,7 +148,9 @@ fn find_program(spec: &Spec) -> Result<String, String> {
     if denied {
         Err(format!("exec: {name:?}: permission denied"))
     } else {
-        Err(format!("exec: {name:?}: executable file not found in $PATH"))
+        Err(format!(
+            "exec: {name:?}: executable file not found in $PATH"
+        ))
     }
 }
 

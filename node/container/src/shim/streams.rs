@@ -147,9 +147,8 @@ impl Input {
         while let (Some(descriptor), false) = (&self.descriptor, self.queue.is_empty()) {
             let (front, _) = self.queue.as_slices();
             // SAFETY: `front` is valid for reads of its length.
-            let count = unsafe {
-                libc::write(descriptor.as_raw_fd(), front.as_ptr().cast(), front.len())
-            };
+            let count =
+                unsafe { libc::write(descriptor.as_raw_fd(), front.as_ptr().cast(), front.len()) };
             if count > 0 {
                 self.queue.drain(..count as usize);
                 continue;

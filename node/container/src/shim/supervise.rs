@@ -15,10 +15,10 @@ use crate::error::ContainerError;
 use crate::process::ProcessIdentity;
 use crate::shim::diagnosis::Diagnosis;
 use crate::shim::log::LogFile;
+use crate::shim::reply;
 use crate::shim::signals::{self, Ended};
 use crate::shim::start::{self, ContainerIo, Running};
 use crate::shim::streams::{self, Client, Input, Output};
-use crate::shim::reply;
 use crate::spec::ContainerSpec;
 use crate::state::{
     ATTACH_SOCKET, EXIT_FILE, Exit, SHIM_FILE, SPEC_FILE, STATE_FILE, read_json, write_json,

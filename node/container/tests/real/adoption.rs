@@ -43,8 +43,11 @@ async fn a_killed_agent_kills_nothing() {
         "survivor",
         "while ! test -e /go/now; do usleep 1000; done; echo lived on; exit 42",
     );
-    spec.mounts
-        .push(crate::lifecycle::bind(&go.display().to_string(), "/go", false));
+    spec.mounts.push(crate::lifecycle::bind(
+        &go.display().to_string(),
+        "/go",
+        false,
+    ));
     let file = stand.directory.join("spec.json");
     std::fs::write(&file, serde_json::to_vec(&spec).expect("spec")).expect("spec");
     let mut agent = std::process::Command::new(std::env::current_exe().expect("own path"))

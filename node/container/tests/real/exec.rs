@@ -70,7 +70,11 @@ async fn exec_has_streams_and_a_code() {
 
 async fn exec_has_a_terminal() {
     let stand = stand_with_sleeper().await;
-    let mut spec = command(&["/bin/sh", "-c", "tty; stty size; read line; stty size; exit 6"]);
+    let mut spec = command(&[
+        "/bin/sh",
+        "-c",
+        "tty; stty size; read line; stty size; exit 6",
+    ]);
     spec.stdin = true;
     spec.tty = true;
     spec.size = Some(TerminalSize {
@@ -218,7 +222,10 @@ async fn exec_joins_the_container() {
 
 async fn attach_reaches_stdin_and_output() {
     let stand = Stand::new().await;
-    let mut spec = stand.spec("cat", "while read l; do echo got $l; done; echo end; exit 8");
+    let mut spec = stand.spec(
+        "cat",
+        "while read l; do echo got $l; done; echo end; exit 8",
+    );
     spec.stdin = true;
     spec.stdin_once = true;
     stand.runtime.create_and_start(&spec).await.expect("start");
@@ -272,7 +279,10 @@ async fn attach_reaches_a_terminal() {
 
 async fn slow_clients_do_not_stop_the_container() {
     let stand = Stand::new().await;
-    let mut spec = stand.spec("flood", "read l; yes 0123456789abcdef | head -n 500000; echo end");
+    let mut spec = stand.spec(
+        "flood",
+        "read l; yes 0123456789abcdef | head -n 500000; echo end",
+    );
     spec.stdin = true;
     stand.runtime.create_and_start(&spec).await.expect("start");
     // Attached, and never read.
@@ -281,6 +291,9 @@ async fn slow_clients_do_not_stop_the_container() {
     stdin.write_all(b"go\n").await.expect("write");
     let exit = stand.runtime.wait("flood").await.expect("wait");
     assert_eq!(exit.exit_code, 0);
-    assert_eq!(stand.log("flood").last().map(String::as_str), Some("stdout F end"));
+    assert_eq!(
+        stand.log("flood").last().map(String::as_str),
+        Some("stdout F end")
+    );
     stand.finish().await;
 }

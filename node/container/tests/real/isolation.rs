@@ -24,7 +24,10 @@ cases![
 async fn pods_share_hostname_ipc_and_shm() {
     let stand = Stand::new().await;
     let (code, text) = stand
-        .run(&stand.spec("a", "hostname; echo shared > /dev/shm/x; readlink /proc/self/ns/ipc"))
+        .run(&stand.spec(
+            "a",
+            "hostname; echo shared > /dev/shm/x; readlink /proc/self/ns/ipc",
+        ))
         .await;
     assert_eq!((code, text[0].as_str()), (0, "web-0"));
     let (_, other) = stand
@@ -39,13 +42,18 @@ async fn pods_share_hostname_ipc_and_shm() {
 
 async fn identity_and_capabilities() {
     let stand = Stand::new().await;
-    let show = "id -u; id -g; id -G; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | tr -d '\\t'";
+    let show =
+        "id -u; id -g; id -G; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | tr -d '\\t'";
     let mut spec = stand.spec("plain", show);
     let (_, text) = stand.run(&spec).await;
     assert_eq!(text[..3], ["0", "0", "0"]);
     assert_eq!(
         text[3..],
-        ["CapEff:00000000a80425fb", "CapBnd:00000000a80425fb", "NoNewPrivs:0"]
+        [
+            "CapEff:00000000a80425fb",
+            "CapBnd:00000000a80425fb",
+            "NoNewPrivs:0"
+        ]
     );
     spec = stand.spec("user", show);
     spec.user.uid = 1000;
@@ -58,7 +66,11 @@ async fn identity_and_capabilities() {
     assert_eq!(text[..3], ["1000", "2000", "2000 3000 4000"]);
     assert_eq!(
         text[3..],
-        ["CapEff:0000000000000000", "CapBnd:0000000000000400", "NoNewPrivs:1"]
+        [
+            "CapEff:0000000000000000",
+            "CapBnd:0000000000000400",
+            "NoNewPrivs:1"
+        ]
     );
     stand.finish().await;
 }
@@ -77,7 +89,8 @@ async fn mounts_are_as_ordered() {
     );
     spec.mounts.push(bind(&path, "/deep/er/ro", true));
     spec.mounts.push(bind(&path, "/rw", false));
-    spec.mounts.push(bind(&format!("{path}/file"), "/etc/hosts", false));
+    spec.mounts
+        .push(bind(&format!("{path}/file"), "/etc/hosts", false));
     spec.mounts.push(Mount {
         destination: "/scratch".into(),
         source: MountSource::Tmpfs {
@@ -93,7 +106,14 @@ async fn mounts_are_as_ordered() {
     assert_eq!(code, 0, "{text:?}");
     assert_eq!(
         text[..],
-        ["content", "refused", "content", "size=1024k", "/made/here", "1777"]
+        [
+            "content",
+            "refused",
+            "content",
+            "size=1024k",
+            "/made/here",
+            "1777"
+        ]
     );
     assert!(volume.join("new").exists());
     stand.finish().await;
@@ -118,14 +138,20 @@ async fn sub_paths_stay_inside() {
         });
     }
     let (code, text) = stand.run(&spec).await;
-    assert_eq!((code, &text[..]), (0, &["inside".to_string(), "/new".to_string()][..]));
+    assert_eq!(
+        (code, &text[..]),
+        (0, &["inside".to_string(), "/new".to_string()][..])
+    );
     assert!(volume.join("made/new").is_dir());
     stand.finish().await;
 }
 
 async fn read_only_roots_refuse_writes() {
     let stand = Stand::new().await;
-    let mut spec = stand.spec("ro", "touch /x 2>/dev/null || echo refused; touch /dev/shm/ok && echo ok");
+    let mut spec = stand.spec(
+        "ro",
+        "touch /x 2>/dev/null || echo refused; touch /dev/shm/ok && echo ok",
+    );
     spec.read_only_rootfs = true;
     let (_, text) = stand.run(&spec).await;
     assert_eq!(text, ["refused", "ok"]);
@@ -139,8 +165,11 @@ async fn proc_is_masked_unless_privileged() {
                   ls /sys/fs/cgroup | wc -l";
     let (_, text) = stand.run(&stand.spec("masked", script)).await;
     assert_eq!(text[..3], ["refused", "0", "Read-only"]);
-    let mut spec = stand.spec("privileged", "test -w /proc/sys/vm/drop_caches && echo open; \
-        grep CapEff /proc/self/status | tr -d '\\t'");
+    let mut spec = stand.spec(
+        "privileged",
+        "test -w /proc/sys/vm/drop_caches && echo open; \
+        grep CapEff /proc/self/status | tr -d '\\t'",
+    );
     spec.privileged = true;
     let (_, text) = stand.run(&spec).await;
     assert_eq!(text[0], "open");
@@ -154,7 +183,10 @@ async fn devices_are_only_those_ordered() {
                   head -c 3 /dev/zero | wc -c; stat -c '%a %n' /dev/null /dev/tty; \
                   ls /dev/my 2>/dev/null";
     let (_, text) = stand.run(&stand.spec("none", script)).await;
-    assert_eq!(text[..], ["not permitted", "3", "666 /dev/null", "666 /dev/tty"]);
+    assert_eq!(
+        text[..],
+        ["not permitted", "3", "666 /dev/null", "666 /dev/tty"]
+    );
     let mut spec = stand.spec("one", "head -c 2 /dev/my | wc -c");
     spec.devices.push(Device {
         host_path: "/dev/zero".into(),
@@ -183,7 +215,10 @@ async fn limits_are_set() {
     spec.limits.pids = Some(20);
     let started = stand.runtime.create_and_start(&spec).await.expect("start");
     let path = spec.cgroup_path();
-    assert_eq!(read_cgroup("memory", &path, "memory.limit_in_bytes"), "33554432");
+    assert_eq!(
+        read_cgroup("memory", &path, "memory.limit_in_bytes"),
+        "33554432"
+    );
     assert_eq!(read_cgroup("cpu", &path, "cpu.shares"), "512");
     assert_eq!(read_cgroup("cpu", &path, "cpu.cfs_quota_us"), "50000");
     assert_eq!(read_cgroup("pids", &path, "pids.max"), "20");
@@ -232,7 +267,11 @@ async fn shared_pid_namespaces_show_neighbours() {
     let (_, text) = stand.run(&second).await;
     assert!(text.iter().any(|l| l.contains("5151")), "{text:#?}");
     // One container's end is not the other's.
-    let status = stand.runtime.status("first").expect("status").expect("exists");
+    let status = stand
+        .runtime
+        .status("first")
+        .expect("status")
+        .expect("exists");
     assert!(matches!(
         status.state,
         trireme_container::ContainerState::Running { .. }
@@ -245,7 +284,9 @@ async fn layers_are_stacked() {
     let mut layers = vec![stand.directory.join("layer")];
     // More than `mount(2)` has room for.
     for number in 0..100 {
-        let layer = stand.directory.join(format!("layer-{number}-{}", "x".repeat(80)));
+        let layer = stand
+            .directory
+            .join(format!("layer-{number}-{}", "x".repeat(80)));
         std::fs::create_dir_all(&layer).expect("layer");
         std::fs::write(layer.join("number"), format!("{number}\n")).expect("file");
         std::fs::write(layer.join(format!("file-{number}")), "").expect("file");
@@ -267,7 +308,10 @@ async fn stats_count() {
         tokio::task::yield_now().await;
         stats = stand.runtime.stats("busy").expect("stats");
     }
-    assert!(stats.memory_usage_bytes > 0 && stats.processes >= 2, "{stats:?}");
+    assert!(
+        stats.memory_usage_bytes > 0 && stats.processes >= 2,
+        "{stats:?}"
+    );
     assert!(stats.memory_working_set_bytes <= stats.memory_usage_bytes);
     stand.finish().await;
 }

@@ -23,7 +23,10 @@ async fn exit_code_and_log() {
     let started = stand.runtime.create_and_start(&spec).await.expect("start");
     assert!(started.pid > 0);
     let exit = stand.runtime.wait("one").await.expect("wait");
-    assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (7, None, false));
+    assert_eq!(
+        (exit.exit_code, exit.signal, exit.oom_killed),
+        (7, None, false)
+    );
     assert_eq!(exit.started_at, Some(started.started_at));
     assert!(exit.finished_at >= started.started_at);
     let mut log = stand.log("one");
@@ -31,15 +34,29 @@ async fn exit_code_and_log() {
     assert_eq!(log, ["stderr F oops", "stdout F hello", "stdout F part"]);
     let raw = std::fs::read_to_string(stand.log_path("one")).expect("log");
     let time = raw.split(' ').next().expect("time");
-    assert_eq!((time.len(), &time[10..11], &time[29..]), (30, "T", "Z"), "{time}");
-    let status = stand.runtime.status("one").expect("status").expect("exists");
+    assert_eq!(
+        (time.len(), &time[10..11], &time[29..]),
+        (30, "T", "Z"),
+        "{time}"
+    );
+    let status = stand
+        .runtime
+        .status("one")
+        .expect("status")
+        .expect("exists");
     assert_eq!(status.state, ContainerState::Exited(exit));
     assert_eq!(status.spec, spec);
     let again = stand.runtime.create_and_start(&spec).await;
-    assert!(matches!(again, Err(ContainerError::Exists { .. })), "{again:?}");
+    assert!(
+        matches!(again, Err(ContainerError::Exists { .. })),
+        "{again:?}"
+    );
     stand.runtime.delete("one").await.expect("delete");
     assert!(stand.runtime.status("one").expect("status").is_none());
-    assert!(stand.log_path("one").exists(), "the log must outlive the container");
+    assert!(
+        stand.log_path("one").exists(),
+        "the log must outlive the container"
+    );
     stand.runtime.delete("one").await.expect("delete again");
     stand.finish().await;
 }
@@ -55,12 +72,21 @@ async fn signals_reach_the_program() {
     stand.runtime.signal("term", libc::SIGTERM).expect("signal");
     let exit = stand.runtime.wait("term").await.expect("wait");
     assert_eq!((exit.exit_code, exit.signal), (3, None));
-    assert_eq!(stand.log("term").last().map(String::as_str), Some("stdout F bye"));
+    assert_eq!(
+        stand.log("term").last().map(String::as_str),
+        Some("stdout F bye")
+    );
     let late = stand.runtime.signal("term", libc::SIGTERM);
-    assert!(matches!(late, Err(ContainerError::NotRunning { .. })), "{late:?}");
+    assert!(
+        matches!(late, Err(ContainerError::NotRunning { .. })),
+        "{late:?}"
+    );
     // Rust ignores SIGPIPE; the container's programs must not inherit that.
     let (_, text) = stand
-        .run(&stand.spec("pipe", "grep -E 'SigIgn|SigBlk' /proc/self/status | tr -d '\\t'"))
+        .run(&stand.spec(
+            "pipe",
+            "grep -E 'SigIgn|SigBlk' /proc/self/status | tr -d '\\t'",
+        ))
         .await;
     assert_eq!(text, ["SigBlk:0000000000000000", "SigIgn:0000000000000000"]);
     stand.finish().await;
@@ -86,7 +112,11 @@ async fn out_of_memory_is_told() {
     assert_eq!(exit.exit_code, 137);
     let mut modest = stand.spec("modest", "kill -9 $$; exit 1");
     modest.limits.memory_bytes = Some(16 * 1024 * 1024);
-    stand.runtime.create_and_start(&modest).await.expect("start");
+    stand
+        .runtime
+        .create_and_start(&modest)
+        .await
+        .expect("start");
     let exit = stand.runtime.wait("modest").await.expect("wait");
     assert!(!exit.oom_killed, "{exit:?}");
     stand.finish().await;
@@ -95,14 +125,30 @@ async fn out_of_memory_is_told() {
 async fn start_errors_are_in_words() {
     let stand = Stand::new().await;
     for (id, args, words) in [
-        ("a", &["foo"][..], "exec: \"foo\": executable file not found in $PATH"),
-        ("b", &["/bin/foo"], "exec: \"/bin/foo\": stat /bin/foo: no such file or directory"),
+        (
+            "a",
+            &["foo"][..],
+            "exec: \"foo\": executable file not found in $PATH",
+        ),
+        (
+            "b",
+            &["/bin/foo"],
+            "exec: \"/bin/foo\": stat /bin/foo: no such file or directory",
+        ),
         ("c", &["data"], "exec: \"data\": permission denied"),
         ("d", &["/etc"], "exec: \"/etc\": is a directory"),
-        ("e", &["/bin/broken"], "exec: \"/bin/broken\": no such file or directory"),
+        (
+            "e",
+            &["/bin/broken"],
+            "exec: \"/bin/broken\": no such file or directory",
+        ),
     ] {
         let spec = stand.spec_in(stand.sandbox(), id, args);
-        let error = stand.runtime.create_and_start(&spec).await.expect_err("started");
+        let error = stand
+            .runtime
+            .create_and_start(&spec)
+            .await
+            .expect_err("started");
         assert_eq!(
             error.to_string(),
             format!("unable to start container process: {words}")
@@ -135,11 +181,17 @@ async fn create_errors_are_in_words() {
     // A file where the mount wants a directory.
     spec.mounts.push(bind("/tmp", "/etc/passwd", false));
     let words = refuse(spec).await;
-    assert!(words.contains("/etc/passwd") || words.contains("director"), "{words}");
+    assert!(
+        words.contains("/etc/passwd") || words.contains("director"),
+        "{words}"
+    );
     let mut spec = stand.spec("cwd", "true");
     spec.cwd = "/etc/passwd".into();
     let words = refuse(spec).await;
-    assert!(words.contains("/etc/passwd") || words.contains("chdir"), "{words}");
+    assert!(
+        words.contains("/etc/passwd") || words.contains("chdir"),
+        "{words}"
+    );
     let mut spec = stand.spec("layer", "true");
     spec.layers = vec!["/no/layer".into()];
     let words = refuse(spec).await;
@@ -167,15 +219,21 @@ async fn logs_rotate() {
     for name in [format!("{path}.2"), format!("{path}.1"), path.clone()] {
         let text = std::fs::read_to_string(&name).expect("log file");
         assert!(text.len() <= 256 * 1024);
-        numbers.extend(
-            text.lines()
-                .map(|l| l.rsplit(' ').next().expect("number").parse::<u32>().expect("number")),
-        );
+        numbers.extend(text.lines().map(|l| {
+            l.rsplit(' ')
+                .next()
+                .expect("number")
+                .parse::<u32>()
+                .expect("number")
+        }));
     }
     assert!(!std::path::Path::new(&format!("{path}.3")).exists());
     assert_eq!(numbers.last(), Some(&20000));
     let first = numbers[0];
-    assert!(numbers.iter().copied().eq(first..=20000), "lines lost or out of order");
+    assert!(
+        numbers.iter().copied().eq(first..=20000),
+        "lines lost or out of order"
+    );
     stand.finish().await;
 }
 

@@ -25,7 +25,10 @@ async fn eight_at_a_time_never_fail() {
             let id = format!("p{number}");
             let spec = stand.spec(&id, &format!("echo {number}; exit {}", number % 50));
             let (code, text) = stand.run(&spec).await;
-            assert_eq!((code, text), ((number % 50) as i32, vec![number.to_string()]));
+            assert_eq!(
+                (code, text),
+                ((number % 50) as i32, vec![number.to_string()])
+            );
             stand.runtime.delete(&id).await.expect("delete");
         }));
     }

@@ -128,7 +128,11 @@ impl Stand {
         std::fs::read_to_string(self.log_path(id))
             .unwrap_or_default()
             .lines()
-            .map(|line| line.split_once(' ').map_or("", |(_, rest)| rest).to_string())
+            .map(|line| {
+                line.split_once(' ')
+                    .map_or("", |(_, rest)| rest)
+                    .to_string()
+            })
             .collect()
     }
 
@@ -172,7 +176,10 @@ impl Stand {
             "processes left"
         );
         let name = self.cgroup_root.trim_start_matches('/');
-        for entry in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+        for entry in std::fs::read_dir("/sys/fs/cgroup")
+            .expect("cgroups")
+            .flatten()
+        {
             let path = entry.path().join(name);
             assert!(!path.exists(), "cgroup left: {}", path.display());
         }
