@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::up::network;
 use crate::up::process::ProcessId;
-use crate::up::state::{Role, State};
+use crate::up::state::State;
 
 /// Servers hand their leadership over and close their store; nodes leave their containers to us.
 const GRACE: Duration = Duration::from_secs(3);
@@ -75,10 +75,8 @@ pub fn remove(data: &Path) -> Result<()> {
     network::remove(&state)?;
     for machine in &state.machines {
         remove_tree(&machine.data)?;
-        if machine.role == Role::Node {
-            trireme_container::Cgroup::new(CGROUP_PARENT).remove_if_empty();
-        }
     }
+    remove_empty_parents();
     remove_tree(&data.join("logs"))?;
     for file in ["kubeconfig", "up.json"] {
         match std::fs::remove_file(data.join(file)) {
@@ -99,6 +97,19 @@ const CGROUP_PARENT: &str = "/trireme";
 /// Of one machine: part of the cluster's id, so that two clusters on one machine do not meet.
 pub fn cgroup_root(state: &State, node: &str) -> String {
     format!("{CGROUP_PARENT}/{}-{node}", state.id)
+}
+
+/// The parent in every hierarchy, unless another cluster's nodes are in it.
+fn remove_empty_parents() {
+    let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else {
+        return;
+    };
+    let name = CGROUP_PARENT.trim_start_matches('/');
+    // On cgroup v2 the hierarchy is the directory itself.
+    let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(name));
+    for hierarchy in hierarchies.flatten() {
+        let _ = std::fs::remove_dir(hierarchy.path().join(name));
+    }
 }
 
 /// All at once: politely, then not.
