@@ -57,7 +57,11 @@ pub fn token_request(object: &mut Value) {
 
 /// The map under `field`, made where it is missing.
 fn child<'a>(object: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {
-    map_mut(map_mut(object).entry(field).or_insert_with(|| Value::Object(Map::new())))
+    map_mut(
+        map_mut(object)
+            .entry(field)
+            .or_insert_with(|| Value::Object(Map::new())),
+    )
 }
 
 /// Sets the field where it is missing.
@@ -79,8 +83,14 @@ fn text<'a>(map: &'a Map<String, Value>, field: &str) -> &'a str {
 }
 
 /// The elements of a list, or none.
-fn each<'a>(map: Option<&'a mut Map<String, Value>>, field: &str) -> impl Iterator<Item = &'a mut Value> {
-    map.and_then(|map| map.get_mut(field)).and_then(Value::as_array_mut).into_iter().flatten()
+fn each<'a>(
+    map: Option<&'a mut Map<String, Value>>,
+    field: &str,
+) -> impl Iterator<Item = &'a mut Value> {
+    map.and_then(|map| map.get_mut(field))
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
 }
 
 fn template(spec: &mut Map<String, Value>) {
@@ -110,7 +120,10 @@ fn service(object: &mut Value) {
     if text(spec, "sessionAffinity") == "None" {
         spec.remove("sessionAffinityConfig");
     } else if text(spec, "sessionAffinity") == "ClientIP" {
-        let config = map_mut(spec.entry("sessionAffinityConfig").or_insert_with(|| json!({})));
+        let config = map_mut(
+            spec.entry("sessionAffinityConfig")
+                .or_insert_with(|| json!({})),
+        );
         let client = map_mut(config.entry("clientIP").or_insert_with(|| json!({})));
         default(client, "timeoutSeconds", 10_800);
     }
@@ -128,18 +141,30 @@ fn service(object: &mut Value) {
         }
     }
     let kind = text(spec, "type").to_owned();
-    let external = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let external = spec
+        .get("externalIPs")
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty());
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external) {
         default_text(spec, "externalTrafficPolicy", "Cluster");
     }
     if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
         default(spec, "internalTrafficPolicy", "Cluster");
         default(spec, "ipFamilyPolicy", "SingleStack");
-        if spec.get("ipFamilies").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        if spec
+            .get("ipFamilies")
+            .and_then(Value::as_array)
+            .is_none_or(Vec::is_empty)
+        {
             spec.insert("ipFamilies".to_owned(), json!(["IPv4"]));
         }
         let address = text(spec, "clusterIP").to_owned();
-        if !address.is_empty() && spec.get("clusterIPs").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        if !address.is_empty()
+            && spec
+                .get("clusterIPs")
+                .and_then(Value::as_array)
+                .is_none_or(Vec::is_empty)
+        {
             spec.insert("clusterIPs".to_owned(), json!([address]));
         }
     }
@@ -214,7 +239,10 @@ mod tests {
     fn string_data_becomes_data() {
         let mut object = json!({"data": {"a": "eA==", "b": "eA=="}, "stringData": {"a": "new"}});
         apply(kinds::SECRET, &mut object);
-        assert_eq!(object, json!({"type": "Opaque", "data": {"a": "bmV3", "b": "eA=="}}));
+        assert_eq!(
+            object,
+            json!({"type": "Opaque", "data": {"a": "bmV3", "b": "eA=="}})
+        );
     }
 
     #[test]
@@ -223,7 +251,10 @@ mod tests {
             "subjects": [{"kind": "User", "name": "u"}, {"kind": "ServiceAccount", "name": "s", "namespace": "n"}]});
         apply(kinds::ROLE_BINDING, &mut object);
         assert_eq!(object["roleRef"]["apiGroup"], "rbac.authorization.k8s.io");
-        assert_eq!(object["subjects"][0]["apiGroup"], "rbac.authorization.k8s.io");
+        assert_eq!(
+            object["subjects"][0]["apiGroup"],
+            "rbac.authorization.k8s.io"
+        );
         assert_eq!(object["subjects"][1].get("apiGroup"), None);
     }
 }

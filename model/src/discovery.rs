@@ -9,12 +9,18 @@ fn resources_v2(group: &str, version: &str) -> Vec<Value> {
 }
 
 fn of_group(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    kinds::all().iter().filter(move |kind| kind.group == group && kind.version == version)
+    kinds::all()
+        .iter()
+        .filter(move |kind| kind.group == group && kind.version == version)
 }
 
 fn response_kind(group: &str, version: &str, kind: &str, own: &Kind) -> Value {
     // The aggregated form leaves group and version out where they are those of the resource itself.
-    let (group, version) = if group == own.group && version == own.version { ("", "") } else { (group, version) };
+    let (group, version) = if group == own.group && version == own.version {
+        ("", "")
+    } else {
+        (group, version)
+    };
     json!({"group": group, "version": version, "kind": kind})
 }
 
@@ -76,12 +82,20 @@ fn aggregated(groups: impl Iterator<Item = (&'static str, &'static str)>) -> Val
 
 /// What `/api` answers with when asked for `as=APIGroupDiscoveryList`.
 pub fn aggregated_core() -> Value {
-    aggregated(kinds::groups().into_iter().filter(|(group, _)| group.is_empty()))
+    aggregated(
+        kinds::groups()
+            .into_iter()
+            .filter(|(group, _)| group.is_empty()),
+    )
 }
 
 /// What `/apis` answers with when asked for `as=APIGroupDiscoveryList`.
 pub fn aggregated_apis() -> Value {
-    aggregated(kinds::groups().into_iter().filter(|(group, _)| !group.is_empty()))
+    aggregated(
+        kinds::groups()
+            .into_iter()
+            .filter(|(group, _)| !group.is_empty()),
+    )
 }
 
 /// What `/api` answers with otherwise. `server_address` is the advertised `host:port`.
@@ -110,7 +124,9 @@ pub fn api_group_list() -> Value {
 
 /// What `/apis/GROUP` answers with.
 pub fn api_group(group: &str) -> Option<Value> {
-    let (group, version) = kinds::groups().into_iter().find(|(name, _)| !name.is_empty() && *name == group)?;
+    let (group, version) = kinds::groups()
+        .into_iter()
+        .find(|(name, _)| !name.is_empty() && *name == group)?;
     let mut value = group_value(group, version);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
@@ -122,7 +138,11 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
     let mut list: Vec<Value> = Vec::new();
     for kind in of_group(group, version) {
         list.push(resource_v1(kind));
-        list.extend(kind.subresources.iter().map(|part| subresource_v1(kind, part)));
+        list.extend(
+            kind.subresources
+                .iter()
+                .map(|part| subresource_v1(kind, part)),
+        );
     }
     if list.is_empty() {
         return None;
@@ -175,7 +195,11 @@ mod tests {
     fn both_forms_name_the_same_resources() {
         let core = aggregated_core();
         let apis = aggregated_apis();
-        let groups = core["items"].as_array().unwrap().iter().chain(apis["items"].as_array().unwrap());
+        let groups = core["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .chain(apis["items"].as_array().unwrap());
         let mut count = 0;
         for group in groups {
             let name = group["metadata"]["name"].as_str().unwrap_or("");
@@ -184,12 +208,19 @@ mod tests {
             for resource in version["resources"].as_array().unwrap() {
                 count += 1;
                 let listed = legacy["resources"].as_array().unwrap();
-                let row = listed.iter().find(|row| row["name"] == resource["resource"]).unwrap();
+                let row = listed
+                    .iter()
+                    .find(|row| row["name"] == resource["resource"])
+                    .unwrap();
                 assert_eq!(row["kind"], resource["responseKind"]["kind"]);
                 assert_eq!(row["verbs"], resource["verbs"]);
                 assert_eq!(row["namespaced"], resource["scope"] == "Namespaced");
                 for part in resource["subresources"].as_array().into_iter().flatten() {
-                    let path = format!("{}/{}", resource["resource"].as_str().unwrap(), part["subresource"].as_str().unwrap());
+                    let path = format!(
+                        "{}/{}",
+                        resource["resource"].as_str().unwrap(),
+                        part["subresource"].as_str().unwrap()
+                    );
                     assert!(listed.iter().any(|row| row["name"] == path), "{path}");
                 }
             }
@@ -200,10 +231,21 @@ mod tests {
     #[test]
     fn scale_is_of_its_own_group() {
         let apps = resources("apps", "v1").unwrap();
-        let scale = apps["resources"].as_array().unwrap().iter().find(|row| row["name"] == "deployments/scale").unwrap();
-        assert_eq!((&scale["group"], &scale["version"], &scale["kind"]), (&json!("autoscaling"), &json!("v1"), &json!("Scale")));
+        let scale = apps["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["name"] == "deployments/scale")
+            .unwrap();
+        assert_eq!(
+            (&scale["group"], &scale["version"], &scale["kind"]),
+            (&json!("autoscaling"), &json!("v1"), &json!("Scale"))
+        );
         assert_eq!(resources("apps", "v2"), None);
-        assert_eq!(api_group("apps").unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
+        assert_eq!(
+            api_group("apps").unwrap()["preferredVersion"]["groupVersion"],
+            "apps/v1"
+        );
         assert_eq!(api_group(""), None);
     }
 }

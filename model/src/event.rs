@@ -15,7 +15,11 @@ const RENAMED: [(&str, &str); 7] = [
     ("reportingComponent", "reportingController"),
 ];
 
-fn rename(object: &mut Value, api_version: &str, pairs: impl Iterator<Item = (&'static str, &'static str)>) {
+fn rename(
+    object: &mut Value,
+    api_version: &str,
+    pairs: impl Iterator<Item = (&'static str, &'static str)>,
+) {
     let map = map_mut(object);
     for (from, to) in pairs {
         if let Some(value) = map.remove(from) {
@@ -27,7 +31,11 @@ fn rename(object: &mut Value, api_version: &str, pairs: impl Iterator<Item = (&'
 
 /// Turns an events.k8s.io/v1 Event into the core/v1 form that is stored.
 pub fn to_core(object: &mut Value) {
-    rename(object, "v1", RENAMED.into_iter().map(|(core, events)| (events, core)));
+    rename(
+        object,
+        "v1",
+        RENAMED.into_iter().map(|(core, events)| (events, core)),
+    );
 }
 
 /// Turns a stored (core/v1) Event into the events.k8s.io/v1 form.

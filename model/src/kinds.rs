@@ -84,18 +84,30 @@ impl Kind {
     /// Namespace and name in a storage key of this kind; the namespace is empty for cluster-scoped kinds.
     pub fn parse_key<'a>(&self, key: &'a str) -> Option<(&'a str, &'a str)> {
         let rest = key.strip_prefix(self.storage)?.strip_prefix('/')?;
-        let (namespace, name) = if self.namespaced { rest.split_once('/')? } else { ("", rest) };
+        let (namespace, name) = if self.namespaced {
+            rest.split_once('/')?
+        } else {
+            ("", rest)
+        };
         (!name.is_empty() && !name.contains('/')).then_some((namespace, name))
     }
 
     /// `deployments.apps`, or `pods` for core: how status messages and RBAC name the resource.
     pub fn group_resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// `Deployment.apps`, or `Pod` for core: how `is invalid` messages name the kind.
     pub fn group_kind(&self) -> String {
-        if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
+        if self.group.is_empty() {
+            self.kind.to_owned()
+        } else {
+            format!("{}.{}", self.kind, self.group)
+        }
     }
 
     pub fn list_kind(&self) -> String {
@@ -108,7 +120,9 @@ impl Kind {
     }
 
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
-        self.subresources.iter().find(|subresource| subresource.name == name)
+        self.subresources
+            .iter()
+            .find(|subresource| subresource.name == name)
     }
 
     pub fn has_verb(&self, verb: &str) -> bool {
@@ -123,11 +137,26 @@ impl Kind {
 
 /// `v1` for core, `group/version` otherwise.
 pub fn group_version(group: &str, version: &str) -> String {
-    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
 }
 
-const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const ALL_VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+const NAMESPACE_VERBS: &[&str] = &[
+    "create", "delete", "get", "list", "patch", "update", "watch",
+];
 const CREATE: &[&str] = &["create"];
 const READ_WRITE: &[&str] = &["get", "patch", "update"];
 
@@ -138,10 +167,21 @@ const fn part(
     kind: &'static str,
     verbs: &'static [&'static str],
 ) -> Subresource {
-    Subresource { name, group, version, kind, verbs }
+    Subresource {
+        name,
+        group,
+        version,
+        kind,
+        verbs,
+    }
 }
 
-const fn core(kind: &'static str, plural: &'static str, singular: &'static str, storage: &'static str) -> Kind {
+const fn core(
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    storage: &'static str,
+) -> Kind {
     Kind {
         group: "",
         version: "v1",
@@ -166,7 +206,11 @@ const fn grouped(
     singular: &'static str,
     storage: &'static str,
 ) -> Kind {
-    Kind { group, package, ..core(kind, plural, singular, storage) }
+    Kind {
+        group,
+        package,
+        ..core(kind, plural, singular, storage)
+    }
 }
 
 const fn review(
@@ -176,7 +220,11 @@ const fn review(
     plural: &'static str,
     singular: &'static str,
 ) -> Kind {
-    Kind { namespaced: false, verbs: CREATE, ..grouped(group, package, kind, plural, singular, "") }
+    Kind {
+        namespaced: false,
+        verbs: CREATE,
+        ..grouped(group, package, kind, plural, singular, "")
+    }
 }
 
 pub const NAMESPACE: &Kind = &Kind {
@@ -187,7 +235,12 @@ pub const NAMESPACE: &Kind = &Kind {
         part("finalize", "", "v1", "Namespace", &["update"]),
         part("status", "", "v1", "Namespace", READ_WRITE),
     ],
-    ..core("Namespace", "namespaces", "namespace", "/registry/namespaces")
+    ..core(
+        "Namespace",
+        "namespaces",
+        "namespace",
+        "/registry/namespaces",
+    )
 };
 pub const NODE: &Kind = &Kind {
     short_names: &["no"],
@@ -205,7 +258,13 @@ pub const POD: &Kind = &Kind {
         part("eviction", "policy", "v1", "Eviction", CREATE),
         part("exec", "", "v1", "PodExecOptions", &["create", "get"]),
         part("log", "", "v1", "Pod", &["get"]),
-        part("portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]),
+        part(
+            "portforward",
+            "",
+            "v1",
+            "PodPortForwardOptions",
+            &["create", "get"],
+        ),
         part("status", "", "v1", "Pod", READ_WRITE),
     ],
     ..core("Pod", "pods", "pod", "/registry/pods")
@@ -216,22 +275,52 @@ pub const SERVICE: &Kind = &Kind {
     subresources: &[part("status", "", "v1", "Service", READ_WRITE)],
     ..core("Service", "services", "service", "/registry/services")
 };
-pub const ENDPOINTS: &Kind =
-    &Kind { short_names: &["ep"], ..core("Endpoints", "endpoints", "endpoints", "/registry/endpoints") };
-pub const CONFIG_MAP: &Kind =
-    &Kind { short_names: &["cm"], ..core("ConfigMap", "configmaps", "configmap", "/registry/configmaps") };
+pub const ENDPOINTS: &Kind = &Kind {
+    short_names: &["ep"],
+    ..core("Endpoints", "endpoints", "endpoints", "/registry/endpoints")
+};
+pub const CONFIG_MAP: &Kind = &Kind {
+    short_names: &["cm"],
+    ..core(
+        "ConfigMap",
+        "configmaps",
+        "configmap",
+        "/registry/configmaps",
+    )
+};
 pub const SECRET: &Kind = &core("Secret", "secrets", "secret", "/registry/secrets");
 pub const SERVICE_ACCOUNT: &Kind = &Kind {
     short_names: &["sa"],
-    subresources: &[part("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)],
-    ..core("ServiceAccount", "serviceaccounts", "serviceaccount", "/registry/serviceaccounts")
+    subresources: &[part(
+        "token",
+        "authentication.k8s.io",
+        "v1",
+        "TokenRequest",
+        CREATE,
+    )],
+    ..core(
+        "ServiceAccount",
+        "serviceaccounts",
+        "serviceaccount",
+        "/registry/serviceaccounts",
+    )
 };
 /// Events as core/v1 shows them; this is also the form they are stored in.
-pub const EVENT: &Kind = &Kind { short_names: &["ev"], ..core("Event", "events", "event", "/registry/events") };
+pub const EVENT: &Kind = &Kind {
+    short_names: &["ev"],
+    ..core("Event", "events", "event", "/registry/events")
+};
 /// The same events as events.k8s.io/v1 shows them; see [`crate::event`].
 pub const EVENTS_EVENT: &Kind = &Kind {
     short_names: &["ev"],
-    ..grouped("events.k8s.io", "io.k8s.api.events.v1", "Event", "events", "event", "/registry/events")
+    ..grouped(
+        "events.k8s.io",
+        "io.k8s.api.events.v1",
+        "Event",
+        "events",
+        "event",
+        "/registry/events",
+    )
 };
 pub const LEASE: &Kind = &grouped(
     "coordination.k8s.io",
@@ -256,7 +345,14 @@ pub const REPLICA_SET: &Kind = &Kind {
         part("scale", "autoscaling", "v1", "Scale", READ_WRITE),
         part("status", "apps", "v1", "ReplicaSet", READ_WRITE),
     ],
-    ..grouped("apps", "io.k8s.api.apps.v1", "ReplicaSet", "replicasets", "replicaset", "/registry/apps/replicasets")
+    ..grouped(
+        "apps",
+        "io.k8s.api.apps.v1",
+        "ReplicaSet",
+        "replicasets",
+        "replicaset",
+        "/registry/apps/replicasets",
+    )
 };
 pub const DEPLOYMENT: &Kind = &Kind {
     short_names: &["deploy"],
@@ -265,7 +361,14 @@ pub const DEPLOYMENT: &Kind = &Kind {
         part("scale", "autoscaling", "v1", "Scale", READ_WRITE),
         part("status", "apps", "v1", "Deployment", READ_WRITE),
     ],
-    ..grouped("apps", "io.k8s.api.apps.v1", "Deployment", "deployments", "deployment", "/registry/apps/deployments")
+    ..grouped(
+        "apps",
+        "io.k8s.api.apps.v1",
+        "Deployment",
+        "deployments",
+        "deployment",
+        "/registry/apps/deployments",
+    )
 };
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -292,8 +395,14 @@ pub const CLUSTER_ROLE_BINDING: &Kind = &Kind {
         "/registry/rbac.authorization.k8s.io/clusterrolebindings",
     )
 };
-pub const ROLE: &Kind =
-    &grouped(RBAC, RBAC_PACKAGE, "Role", "roles", "role", "/registry/rbac.authorization.k8s.io/roles");
+pub const ROLE: &Kind = &grouped(
+    RBAC,
+    RBAC_PACKAGE,
+    "Role",
+    "roles",
+    "role",
+    "/registry/rbac.authorization.k8s.io/roles",
+);
 pub const ROLE_BINDING: &Kind = &grouped(
     RBAC,
     RBAC_PACKAGE,
@@ -378,14 +487,18 @@ pub fn groups() -> Vec<(&'static str, &'static str)> {
 /// The kind behind a resource path; an empty `version` asks for the preferred one.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     all().iter().find(|kind| {
-        kind.plural == plural && kind.group == group && (version.is_empty() || kind.version == version)
+        kind.plural == plural
+            && kind.group == group
+            && (version.is_empty() || kind.version == version)
     })
 }
 
 /// The kind that an object's `apiVersion` and `kind` name.
 pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    all().iter().find(|row| row.kind == kind && row.group == group && row.version == version)
+    all()
+        .iter()
+        .find(|row| row.kind == kind && row.group == group && row.version == version)
 }
 
 #[cfg(test)]
@@ -395,11 +508,17 @@ mod tests {
     #[test]
     fn keys_name_group_namespace_and_name() {
         assert_eq!(POD.key("default", "a"), "/registry/pods/default/a");
-        assert_eq!(DEPLOYMENT.key("default", "a"), "/registry/apps/deployments/default/a");
+        assert_eq!(
+            DEPLOYMENT.key("default", "a"),
+            "/registry/apps/deployments/default/a"
+        );
         assert_eq!(NODE.key("", "a"), "/registry/nodes/a");
         assert_eq!(NODE.prefix(Some("x")), "/registry/nodes/");
         assert_eq!(POD.prefix(Some("x")), "/registry/pods/x/");
-        assert_eq!(POD.parse_key("/registry/pods/default/a"), Some(("default", "a")));
+        assert_eq!(
+            POD.parse_key("/registry/pods/default/a"),
+            Some(("default", "a"))
+        );
         assert_eq!(POD.parse_key("/registry/podsx/default/a"), None);
         assert_eq!(NODE.parse_key("/registry/nodes/a"), Some(("", "a")));
     }

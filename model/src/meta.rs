@@ -8,11 +8,18 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or("")
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 fn text_map(object: &Value, field: &str) -> BTreeMap<String, String> {
-    match object.get("metadata").and_then(|metadata| metadata.get(field)) {
+    match object
+        .get("metadata")
+        .and_then(|metadata| metadata.get(field))
+    {
         Some(Value::Object(map)) => map
             .iter()
             .filter_map(|(key, value)| value.as_str().map(|value| (key.clone(), value.to_owned())))
@@ -23,7 +30,11 @@ fn text_map(object: &Value, field: &str) -> BTreeMap<String, String> {
 
 /// The metadata map, made where it is missing. A value that is not an object becomes one.
 pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
-    map_mut(map_mut(object).entry("metadata").or_insert_with(|| Value::Object(Map::new())))
+    map_mut(
+        map_mut(object)
+            .entry("metadata")
+            .or_insert_with(|| Value::Object(Map::new())),
+    )
 }
 
 /// The value as a map; anything that is not an object is replaced by an empty one.
@@ -42,7 +53,10 @@ fn set(object: &mut Value, field: &str, value: Value) {
 }
 
 pub fn api_version(object: &Value) -> &str {
-    object.get("apiVersion").and_then(Value::as_str).unwrap_or("")
+    object
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 pub fn kind(object: &Value) -> &str {
@@ -74,7 +88,11 @@ pub fn creation_timestamp(object: &Value) -> &str {
 }
 
 pub fn generation(object: &Value) -> i64 {
-    object.get("metadata").and_then(|metadata| metadata.get("generation")).and_then(Value::as_i64).unwrap_or(0)
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get("generation"))
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
 }
 
 pub fn labels(object: &Value) -> BTreeMap<String, String> {
@@ -92,7 +110,11 @@ pub fn annotations(object: &Value) -> BTreeMap<String, String> {
 
 /// One annotation, without copying the map.
 pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
-    object.get("metadata")?.get("annotations")?.get(key)?.as_str()
+    object
+        .get("metadata")?
+        .get("annotations")?
+        .get(key)?
+        .as_str()
 }
 
 fn list<'a>(object: &'a Value, field: &str) -> &'a [Value] {
@@ -110,13 +132,19 @@ pub fn owner_references(object: &Value) -> Vec<Value> {
 
 /// The owner reference marked `controller: true`.
 pub fn controller_of(object: &Value) -> Option<&Value> {
-    list(object, "ownerReferences")
-        .iter()
-        .find(|owner| owner.get("controller").and_then(Value::as_bool).unwrap_or(false))
+    list(object, "ownerReferences").iter().find(|owner| {
+        owner
+            .get("controller")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
+    })
 }
 
 pub fn finalizers(object: &Value) -> Vec<String> {
-    list(object, "finalizers").iter().filter_map(|finalizer| finalizer.as_str().map(str::to_owned)).collect()
+    list(object, "finalizers")
+        .iter()
+        .filter_map(|finalizer| finalizer.as_str().map(str::to_owned))
+        .collect()
 }
 
 pub fn deletion_timestamp(object: &Value) -> Option<&str> {
@@ -124,7 +152,10 @@ pub fn deletion_timestamp(object: &Value) -> Option<&str> {
 }
 
 pub fn deletion_grace_period_seconds(object: &Value) -> Option<i64> {
-    object.get("metadata")?.get("deletionGracePeriodSeconds")?.as_i64()
+    object
+        .get("metadata")?
+        .get("deletionGracePeriodSeconds")?
+        .as_i64()
 }
 
 pub fn set_name(object: &mut Value, name: &str) {
@@ -171,7 +202,9 @@ pub fn set_labels(object: &mut Value, labels: &BTreeMap<String, String>) {
 }
 
 pub fn set_label(object: &mut Value, key: &str, value: &str) {
-    let labels = metadata_mut(object).entry("labels").or_insert_with(|| Value::Object(Map::new()));
+    let labels = metadata_mut(object)
+        .entry("labels")
+        .or_insert_with(|| Value::Object(Map::new()));
     map_mut(labels).insert(key.to_owned(), value.into());
 }
 
@@ -180,7 +213,9 @@ pub fn set_annotations(object: &mut Value, annotations: &BTreeMap<String, String
 }
 
 pub fn set_annotation(object: &mut Value, key: &str, value: &str) {
-    let annotations = metadata_mut(object).entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+    let annotations = metadata_mut(object)
+        .entry("annotations")
+        .or_insert_with(|| Value::Object(Map::new()));
     map_mut(annotations).insert(key.to_owned(), value.into());
 }
 
@@ -188,7 +223,10 @@ fn set_text_map(object: &mut Value, field: &str, map: &BTreeMap<String, String>)
     if map.is_empty() {
         metadata_mut(object).remove(field);
     } else {
-        let map = map.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+        let map = map
+            .iter()
+            .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
+            .collect();
         set(object, field, Value::Object(map));
     }
 }
@@ -236,7 +274,12 @@ mod tests {
 
     #[test]
     fn readers_are_safe_on_anything() {
-        for odd in [json!(null), json!([1]), json!({"metadata": 3}), json!({"metadata": {"labels": [], "name": {}}})] {
+        for odd in [
+            json!(null),
+            json!([1]),
+            json!({"metadata": 3}),
+            json!({"metadata": {"labels": [], "name": {}}}),
+        ] {
             assert_eq!(name(&odd), "");
             assert!(labels(&odd).is_empty());
             assert_eq!(generation(&odd), 0);
@@ -251,7 +294,10 @@ mod tests {
         set_name(&mut object, "a");
         set_label(&mut object, "k", "v");
         set_finalizers(&mut object, &["x".to_owned()]);
-        assert_eq!(object, json!({"metadata": {"name": "a", "labels": {"k": "v"}, "finalizers": ["x"]}}));
+        assert_eq!(
+            object,
+            json!({"metadata": {"name": "a", "labels": {"k": "v"}, "finalizers": ["x"]}})
+        );
         set_finalizers(&mut object, &[]);
         set_labels(&mut object, &BTreeMap::new());
         assert_eq!(object, json!({"metadata": {"name": "a"}}));

@@ -30,9 +30,18 @@ fn documents() -> &'static [Document] {
         kinds::groups()
             .into_iter()
             .map(|(group, version)| {
-                let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-                let bytes = serde_json::to_vec(&build_v3(&definitions, group, version)).unwrap_or_default();
-                Document { path, hash: hash(&bytes), bytes }
+                let path = if group.is_empty() {
+                    format!("api/{version}")
+                } else {
+                    format!("apis/{group}/{version}")
+                };
+                let bytes =
+                    serde_json::to_vec(&build_v3(&definitions, group, version)).unwrap_or_default();
+                Document {
+                    path,
+                    hash: hash(&bytes),
+                    bytes,
+                }
             })
             .collect()
     })
@@ -41,9 +50,15 @@ fn documents() -> &'static [Document] {
 /// FNV-1a twice over, with different starts: names a document's content, no more.
 fn hash(bytes: &[u8]) -> String {
     let one = |start: u64| {
-        bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+        bytes.iter().fold(start, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
     };
-    format!("{:016X}{:016X}", one(0xcbf2_9ce4_8422_2325), one(0x9ae1_6a3b_2f90_404f))
+    format!(
+        "{:016X}{:016X}",
+        one(0xcbf2_9ce4_8422_2325),
+        one(0x9ae1_6a3b_2f90_404f)
+    )
 }
 
 /// What `/openapi/v3` answers with: where each group's document is, named by its content.
@@ -58,12 +73,18 @@ pub fn v3_index() -> Value {
 
 /// The JSON bytes of one group's document; `path` is as in the index (`apis/apps/v1`).
 pub fn v3_bytes(path: &str) -> Option<&'static [u8]> {
-    documents().iter().find(|document| document.path == path).map(|document| document.bytes.as_slice())
+    documents()
+        .iter()
+        .find(|document| document.path == path)
+        .map(|document| document.bytes.as_slice())
 }
 
 /// The hash in the index for one group's document: its ETag.
 pub fn v3_hash(path: &str) -> Option<&'static str> {
-    documents().iter().find(|document| document.path == path).map(|document| document.hash.as_str())
+    documents()
+        .iter()
+        .find(|document| document.path == path)
+        .map(|document| document.hash.as_str())
 }
 
 /// One group's document.
@@ -146,7 +167,9 @@ mod tests {
                     }
                 }
             }
-            Value::Array(list) => list.iter().for_each(|value| references(value, prefix, found)),
+            Value::Array(list) => list
+                .iter()
+                .for_each(|value| references(value, prefix, found)),
             _ => {}
         }
     }
@@ -165,7 +188,10 @@ mod tests {
             references(&document, "#/components/schemas/", &mut found);
             assert!(!found.is_empty());
             for name in found {
-                assert!(document["components"]["schemas"].get(&name).is_some(), "{path}: {name}");
+                assert!(
+                    document["components"]["schemas"].get(&name).is_some(),
+                    "{path}: {name}"
+                );
             }
         }
         assert!(v3("apis/none/v1").is_none());
@@ -174,19 +200,31 @@ mod tests {
     #[test]
     fn kinds_have_the_operations_that_kubectl_looks_for() {
         let apps = v3("apis/apps/v1").unwrap();
-        let patch = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        let patch =
+            &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(
             patch["x-kubernetes-group-version-kind"],
             json!({"group": "apps", "version": "v1", "kind": "Deployment"})
         );
-        let names: Vec<&str> =
-            patch["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["name"].as_str()).collect();
+        let names: Vec<&str> = patch["parameters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|parameter| parameter["name"].as_str())
+            .collect();
         for name in ["dryRun", "fieldManager", "fieldValidation", "force"] {
             assert!(names.contains(&name), "{name}");
         }
-        assert!(patch["requestBody"]["content"].get("application/strategic-merge-patch+json").is_some());
+        assert!(
+            patch["requestBody"]["content"]
+                .get("application/strategic-merge-patch+json")
+                .is_some()
+        );
         let schema = &apps["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
-        assert_eq!(schema["x-kubernetes-group-version-kind"], json!([{"group": "apps", "version": "v1", "kind": "Deployment"}]));
+        assert_eq!(
+            schema["x-kubernetes-group-version-kind"],
+            json!([{"group": "apps", "version": "v1", "kind": "Deployment"}])
+        );
     }
 
     #[test]
@@ -198,16 +236,23 @@ mod tests {
         assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
         assert_eq!(containers["x-kubernetes-list-type"], "map");
         assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
-        let selector = &document["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"];
+        let selector =
+            &document["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"];
         assert_eq!(selector["x-kubernetes-map-type"], "atomic");
-        let int_or_string = &document["definitions"]["io.k8s.apimachinery.pkg.util.intstr.IntOrString"];
+        let int_or_string =
+            &document["definitions"]["io.k8s.apimachinery.pkg.util.intstr.IntOrString"];
         assert_eq!(int_or_string["format"], "int-or-string");
     }
 
     #[test]
     fn the_index_names_documents_by_content() {
         let index = v3_index();
-        let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
-        assert_eq!(url, format!("/openapi/v3/api/v1?hash={}", v3_hash("api/v1").unwrap()));
+        let url = index["paths"]["api/v1"]["serverRelativeURL"]
+            .as_str()
+            .unwrap();
+        assert_eq!(
+            url,
+            format!("/openapi/v3/api/v1?hash={}", v3_hash("api/v1").unwrap())
+        );
     }
 }

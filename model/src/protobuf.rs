@@ -27,12 +27,19 @@ pub fn is_envelope(bytes: &[u8]) -> bool {
 
 /// Decodes an envelope into the JSON object, with its apiVersion and kind.
 pub fn decode(bytes: &[u8]) -> Result<Value, String> {
-    let body = bytes.strip_prefix(MAGIC).ok_or("provided data does not appear to be a protobuf message")?;
+    let body = bytes
+        .strip_prefix(MAGIC)
+        .ok_or("provided data does not appear to be a protobuf message")?;
     let envelope = Envelope::read(body)?;
     if envelope.content_type.starts_with("application/json") {
         return serde_json::from_slice(envelope.raw).map_err(|error| error.to_string());
     }
-    let unknown = || format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version);
+    let unknown = || {
+        format!(
+            "no kind {:?} is registered for version {:?}",
+            envelope.kind, envelope.api_version
+        )
+    };
     let mut object = match find(&envelope.api_version, &envelope.kind).ok_or_else(unknown)? {
         Found::Object(index) => decode::message(index, envelope.raw, DEPTH_MAX)?,
         Found::List(index) => decode::list(index, envelope.raw)?,
@@ -50,7 +57,11 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, String> {
     let raw = match find(api_version, kind) {
         Some(Found::Object(index)) => encode::message(index, map)?,
         Some(Found::List(index)) => encode::list(index, map)?,
-        None => return Err(format!("no kind {kind:?} is registered for version {api_version:?}")),
+        None => {
+            return Err(format!(
+                "no kind {kind:?} is registered for version {api_version:?}"
+            ));
+        }
     };
     let mut meta = Vec::new();
     wire::put_bytes(&mut meta, 1, api_version.as_bytes());
@@ -73,16 +84,26 @@ enum Found {
 fn find(api_version: &str, kind: &str) -> Option<Found> {
     let definition = if let Some(row) = kinds::find_kind(api_version, kind) {
         row.definition()
-    } else if let Some(row) = kind.strip_suffix("List").and_then(|kind| kinds::find_kind(api_version, kind)) {
+    } else if let Some(row) = kind
+        .strip_suffix("List")
+        .and_then(|kind| kinds::find_kind(api_version, kind))
+    {
         return tree().index(&row.definition()).map(Found::List);
     } else {
         match (api_version, kind) {
             ("v1", "Binding") => "io.k8s.api.core.v1.Binding".to_owned(),
-            ("policy/v1" | "policy/v1beta1", "Eviction") => "io.k8s.api.policy.v1.Eviction".to_owned(),
+            ("policy/v1" | "policy/v1beta1", "Eviction") => {
+                "io.k8s.api.policy.v1.Eviction".to_owned()
+            }
             ("autoscaling/v1", "Scale") => "io.k8s.api.autoscaling.v1.Scale".to_owned(),
-            ("authentication.k8s.io/v1", "TokenRequest") => "io.k8s.api.authentication.v1.TokenRequest".to_owned(),
+            ("authentication.k8s.io/v1", "TokenRequest") => {
+                "io.k8s.api.authentication.v1.TokenRequest".to_owned()
+            }
             // Every group registers these under its own version.
-            (_, "DeleteOptions" | "CreateOptions" | "UpdateOptions" | "PatchOptions" | "Status") => {
+            (
+                _,
+                "DeleteOptions" | "CreateOptions" | "UpdateOptions" | "PatchOptions" | "Status",
+            ) => {
                 format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")
             }
             _ => return None,
@@ -101,8 +122,12 @@ struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     fn read(bytes: &'a [u8]) -> Result<Envelope<'a>, String> {
-        let mut envelope =
-            Envelope { api_version: String::new(), kind: String::new(), raw: &[], content_type: String::new() };
+        let mut envelope = Envelope {
+            api_version: String::new(),
+            kind: String::new(),
+            raw: &[],
+            content_type: String::new(),
+        };
         for field in wire::fields(bytes) {
             let (number, value) = field?;
             match number {

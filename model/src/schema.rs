@@ -30,16 +30,28 @@ impl FieldValidation {
             "" | "Warn" => Ok(FieldValidation::Warn),
             "Strict" => Ok(FieldValidation::Strict),
             other => {
-                let error =
-                    crate::status::FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
-                Err(Status::invalid_kind("meta.k8s.io", "CreateOptions", "", vec![error]))
+                let error = crate::status::FieldError::not_supported(
+                    "fieldValidation",
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                );
+                Err(Status::invalid_kind(
+                    "meta.k8s.io",
+                    "CreateOptions",
+                    "",
+                    vec![error],
+                ))
             }
         }
     }
 }
 
 /// Checks an object of a kind of the table. Returns warnings for the client; the object is normalised in place.
-pub fn check(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, Status> {
+pub fn check(
+    kind: &Kind,
+    object: &mut Value,
+    mode: FieldValidation,
+) -> Result<Vec<String>, Status> {
     check_parsed(kind, object, Vec::new(), mode)
 }
 
@@ -65,14 +77,24 @@ pub fn check_type(
         return Err(Status::internal(format!("no schema for {definition}")));
     };
     let name = tree::tree().types[root].short_name();
-    let refuse = |why: &str| Status::bad_request(format!("{name} in version {version:?} cannot be handled as a {name}: {why}"));
+    let refuse = |why: &str| {
+        Status::bad_request(format!(
+            "{name} in version {version:?} cannot be handled as a {name}: {why}"
+        ))
+    };
     let unknown = walk::walk(root, object).map_err(|error| refuse(&error))?;
-    let mut faults: Vec<String> = unknown.into_iter().map(|field| format!("unknown field {field:?}")).collect();
+    let mut faults: Vec<String> = unknown
+        .into_iter()
+        .map(|field| format!("unknown field {field:?}"))
+        .collect();
     faults.extend(duplicates);
     match mode {
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn => Ok(faults),
         FieldValidation::Strict if faults.is_empty() => Ok(Vec::new()),
-        FieldValidation::Strict => Err(refuse(&format!("strict decoding error: {}", faults.join(", ")))),
+        FieldValidation::Strict => Err(refuse(&format!(
+            "strict decoding error: {}",
+            faults.join(", ")
+        ))),
     }
 }

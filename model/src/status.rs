@@ -37,12 +37,27 @@ fn details(group: &str, kind: &str, name: &str) -> Map<String, Value> {
 }
 
 impl Status {
-    pub fn new(code: u16, reason: &str, message: impl Into<String>, details: Option<Value>) -> Status {
-        Status { code, reason: reason.to_owned(), message: message.into(), details }
+    pub fn new(
+        code: u16,
+        reason: &str,
+        message: impl Into<String>,
+        details: Option<Value>,
+    ) -> Status {
+        Status {
+            code,
+            reason: reason.to_owned(),
+            message: message.into(),
+            details,
+        }
     }
 
     fn about(kind: &Kind, name: &str, code: u16, reason: &str, message: String) -> Status {
-        Status::new(code, reason, message, Some(Value::Object(details(kind.group, kind.plural, name))))
+        Status::new(
+            code,
+            reason,
+            message,
+            Some(Value::Object(details(kind.group, kind.plural, name))),
+        )
     }
 
     pub fn not_found(kind: &Kind, name: &str) -> Status {
@@ -52,7 +67,12 @@ impl Status {
 
     /// For a path that names no resource at all.
     pub fn path_not_found() -> Status {
-        Status::new(404, "NotFound", "the server could not find the requested resource", Some(json!({})))
+        Status::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+            Some(json!({})),
+        )
     }
 
     pub fn already_exists(kind: &Kind, name: &str) -> Status {
@@ -61,7 +81,10 @@ impl Status {
     }
 
     pub fn conflict(kind: &Kind, name: &str, why: &str) -> Status {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", kind.group_resource());
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {why}",
+            kind.group_resource()
+        );
         Status::about(kind, name, 409, "Conflict", message)
     }
 
@@ -89,9 +112,16 @@ impl Status {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let qualified = if group.is_empty() {
+            kind.to_owned()
+        } else {
+            format!("{kind}.{group}")
+        };
         let mut details = details(group, kind, name);
-        details.insert("causes".to_owned(), errors.iter().map(FieldError::cause).collect());
+        details.insert(
+            "causes".to_owned(),
+            errors.iter().map(FieldError::cause).collect(),
+        );
         let message = format!("{qualified} {name:?} is invalid: {joined}");
         Status::new(422, "Invalid", message, Some(Value::Object(details)))
     }
@@ -106,12 +136,23 @@ impl Status {
         } else {
             format!("{} {name:?}", kind.group_resource())
         };
-        Status::about(kind, name, 403, "Forbidden", format!("{subject} is forbidden: {why}"))
+        Status::about(
+            kind,
+            name,
+            403,
+            "Forbidden",
+            format!("{subject} is forbidden: {why}"),
+        )
     }
 
     /// For a path outside resources, such as `/metrics`.
     pub fn forbidden_path(path: &str, why: &str) -> Status {
-        Status::new(403, "Forbidden", format!("forbidden: {why}"), Some(json!({"causes": [{"message": path}]})))
+        Status::new(
+            403,
+            "Forbidden",
+            format!("forbidden: {why}"),
+            Some(json!({"causes": [{"message": path}]})),
+        )
     }
 
     pub fn unauthorized() -> Status {
@@ -128,7 +169,10 @@ impl Status {
     }
 
     pub fn method_not_allowed(kind: &Kind, action: &str) -> Status {
-        let message = format!("{action} is not supported on resources of kind {:?}", kind.group_resource());
+        let message = format!(
+            "{action} is not supported on resources of kind {:?}",
+            kind.group_resource()
+        );
         Status::about(kind, "", 405, "MethodNotAllowed", message)
     }
 
@@ -147,7 +191,10 @@ impl Status {
     }
 
     pub fn not_acceptable(accepted: &[&str]) -> Status {
-        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
+        let message = format!(
+            "only the following media types are accepted: {}",
+            accepted.join(", ")
+        );
         Status::new(406, "NotAcceptable", message, None)
     }
 
@@ -164,7 +211,12 @@ impl Status {
     pub fn internal(cause: impl Into<String>) -> Status {
         let cause = cause.into();
         let message = format!("Internal error occurred: {cause}");
-        Status::new(500, "InternalError", message, Some(json!({"causes": [{"message": cause}]})))
+        Status::new(
+            500,
+            "InternalError",
+            message,
+            Some(json!({"causes": [{"message": cause}]})),
+        )
     }
 
     pub fn timeout(message: impl Into<String>, retry_after_seconds: u32) -> Status {
@@ -172,7 +224,12 @@ impl Status {
         if retry_after_seconds > 0 {
             details.insert("retryAfterSeconds".to_owned(), retry_after_seconds.into());
         }
-        Status::new(504, "Timeout", format!("Timeout: {}", message.into()), Some(Value::Object(details)))
+        Status::new(
+            504,
+            "Timeout",
+            format!("Timeout: {}", message.into()),
+            Some(Value::Object(details)),
+        )
     }
 
     pub fn unavailable(message: impl Into<String>) -> Status {
@@ -202,8 +259,17 @@ impl Status {
         if text("kind") != "Status" || text("status") == "Success" {
             return None;
         }
-        let code = value.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
-        Some(Status::new(code, text("reason"), text("message"), value.get("details").cloned()))
+        let code = value
+            .get("code")
+            .and_then(Value::as_u64)
+            .and_then(|code| u16::try_from(code).ok())
+            .unwrap_or(500);
+        Some(Status::new(
+            code,
+            text("reason"),
+            text("message"),
+            value.get("details").cloned(),
+        ))
     }
 
     pub fn retry_after_seconds(&self) -> Option<u64> {
@@ -230,7 +296,10 @@ mod tests {
         let pod = kinds::POD;
         let deployment = kinds::DEPLOYMENT;
         assert_eq!(Status::not_found(pod, "x").message, r#"pods "x" not found"#);
-        assert_eq!(Status::already_exists(deployment, "x").message, r#"deployments.apps "x" already exists"#);
+        assert_eq!(
+            Status::already_exists(deployment, "x").message,
+            r#"deployments.apps "x" already exists"#
+        );
         assert_eq!(
             Status::modified(pod, "x").message,
             "Operation cannot be fulfilled on pods \"x\": the object has been modified; \
@@ -238,7 +307,10 @@ mod tests {
         );
         let errors = vec![FieldError::required("spec.containers[0].image", "")];
         let invalid = Status::invalid(pod, "x", errors);
-        assert_eq!(invalid.message, r#"Pod "x" is invalid: spec.containers[0].image: Required value"#);
+        assert_eq!(
+            invalid.message,
+            r#"Pod "x" is invalid: spec.containers[0].image: Required value"#
+        );
         assert_eq!(
             invalid.details,
             Some(json!({"name": "x", "kind": "Pod", "causes": [{

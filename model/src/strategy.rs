@@ -11,8 +11,14 @@ use crate::quantity::Quantity;
 use crate::selector::LabelSelector;
 
 /// Metadata only the server writes; an update keeps the stored values whatever the request says.
-const SERVER_METADATA: [&str; 6] =
-    ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
+const SERVER_METADATA: [&str; 6] = [
+    "uid",
+    "creationTimestamp",
+    "generation",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+];
 
 /// Whether status is a subresource of this kind, so that plain writes leave it alone.
 fn has_status(kind: &Kind) -> bool {
@@ -21,7 +27,10 @@ fn has_status(kind: &Kind) -> bool {
 
 /// Whether changes of the specification are counted in `metadata.generation`.
 fn counts_generations(kind: &Kind) -> bool {
-    *kind == *kinds::DEPLOYMENT || *kind == *kinds::REPLICA_SET || *kind == *kinds::POD || *kind == *kinds::ENDPOINT_SLICE
+    *kind == *kinds::DEPLOYMENT
+        || *kind == *kinds::REPLICA_SET
+        || *kind == *kinds::POD
+        || *kind == *kinds::ENDPOINT_SLICE
 }
 
 /// Fits a new object for storing: identity, time of creation, first generation, initial status.
@@ -102,12 +111,22 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
 /// Fits an update of `status`: everything but the status stays as stored.
 pub fn prepare_status_update(kind: &Kind, new: &mut Value, old: &Value) {
     let status = new.get("status").cloned();
-    let managed_fields = new.get("metadata").and_then(|metadata| metadata.get("managedFields")).cloned();
+    let managed_fields = new
+        .get("metadata")
+        .and_then(|metadata| metadata.get("managedFields"))
+        .cloned();
     let resource_version = meta::resource_version(new).to_owned();
     // Node agents and controllers may label and annotate through status, as Kubernetes lets them on nodes and pods.
     let marks: Vec<(&str, Option<Value>)> = ["labels", "annotations"]
         .into_iter()
-        .map(|field| (field, new.get("metadata").and_then(|metadata| metadata.get(field)).cloned()))
+        .map(|field| {
+            (
+                field,
+                new.get("metadata")
+                    .and_then(|metadata| metadata.get(field))
+                    .cloned(),
+            )
+        })
         .collect();
     let keeps_marks = *kind == *kinds::NODE;
     *new = old.clone();
@@ -132,15 +151,23 @@ pub fn prepare_status_update(kind: &Kind, new: &mut Value, old: &Value) {
         meta::set_resource_version(new, &resource_version);
     }
     if *kind == *kinds::POD && new["status"].get("qosClass").is_none() {
-        let class = old.get("status").and_then(|status| status.get("qosClass")).cloned();
-        map_mut(&mut new["status"])
-            .insert("qosClass".to_owned(), class.unwrap_or_else(|| quality_of_service(old).into()));
+        let class = old
+            .get("status")
+            .and_then(|status| status.get("qosClass"))
+            .cloned();
+        map_mut(&mut new["status"]).insert(
+            "qosClass".to_owned(),
+            class.unwrap_or_else(|| quality_of_service(old).into()),
+        );
     }
 }
 
 /// Fits a `namespaces/finalize` update: only `spec.finalizers` changes.
 pub fn prepare_finalize(new: &mut Value, old: &Value) {
-    let finalizers = new.get("spec").and_then(|spec| spec.get("finalizers")).cloned();
+    let finalizers = new
+        .get("spec")
+        .and_then(|spec| spec.get("finalizers"))
+        .cloned();
     let resource_version = meta::resource_version(new).to_owned();
     *new = old.clone();
     let spec = map_mut(map_mut(new).entry("spec").or_insert_with(|| json!({})));
@@ -166,7 +193,9 @@ fn prepare_metadata(kind: &Kind, new: &mut Value, old: &Value) {
         };
     }
     if let Some(generated) = stored.and_then(|stored| stored.get("generateName")) {
-        metadata.entry("generateName").or_insert_with(|| generated.clone());
+        metadata
+            .entry("generateName")
+            .or_insert_with(|| generated.clone());
     }
 }
 
@@ -192,7 +221,9 @@ pub fn quality_of_service(pod: &Value) -> &'static str {
     let mut guaranteed = true;
     let spec = pod.get("spec");
     for list in ["containers", "initContainers"] {
-        let containers = spec.and_then(|spec| spec.get(list)).and_then(Value::as_array);
+        let containers = spec
+            .and_then(|spec| spec.get(list))
+            .and_then(Value::as_array);
         for container in containers.map(Vec::as_slice).unwrap_or_default() {
             for resource in ["cpu", "memory"] {
                 let amount = |side: &str| {
@@ -226,12 +257,23 @@ fn quantity(value: &Value) -> Option<i128> {
 pub fn scale_of(object: &Value) -> Value {
     let source = object.get("metadata").and_then(Value::as_object);
     let mut metadata = Map::new();
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         if let Some(value) = source.and_then(|source| source.get(field)) {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
-    let number = |half: &str| object.get(half).and_then(|half| half.get("replicas")).and_then(Value::as_i64);
+    let number = |half: &str| {
+        object
+            .get(half)
+            .and_then(|half| half.get("replicas"))
+            .and_then(Value::as_i64)
+    };
     let mut status = json!({"replicas": number("status").unwrap_or(0)});
     let selector = object.get("spec").and_then(|spec| spec.get("selector"));
     if let Some(selector) = selector.and_then(|selector| LabelSelector::from_json(selector).ok()) {
@@ -249,8 +291,13 @@ pub fn scale_of(object: &Value) -> Value {
 /// Sets the replicas of `object` to those of `scale`; identity and precondition of the scale are the caller's to
 /// check with [`meta::uid`] and [`meta::resource_version`].
 pub fn merge_scale(object: &mut Value, scale: &Value) {
-    let replicas = scale.get("spec").and_then(|spec| spec.get("replicas")).and_then(Value::as_i64).unwrap_or(0);
-    map_mut(map_mut(object).entry("spec").or_insert_with(|| json!({}))).insert("replicas".to_owned(), replicas.into());
+    let replicas = scale
+        .get("spec")
+        .and_then(|spec| spec.get("replicas"))
+        .and_then(Value::as_i64)
+        .unwrap_or(0);
+    map_mut(map_mut(object).entry("spec").or_insert_with(|| json!({})))
+        .insert("replicas".to_owned(), replicas.into());
 }
 
 #[cfg(test)]
@@ -273,7 +320,10 @@ mod tests {
         );
         let mut node = json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "2"}}});
         prepare_create(kinds::NODE, &mut node, "u", now());
-        assert_eq!(node["status"]["capacity"]["cpu"], "2", "node agents register with their status");
+        assert_eq!(
+            node["status"]["capacity"]["cpu"], "2",
+            "node agents register with their status"
+        );
     }
 
     #[test]
@@ -284,7 +334,14 @@ mod tests {
             "spec": {"replicas": 2}, "status": {"replicas": 9}});
         prepare_update(kinds::DEPLOYMENT, &mut new, &old);
         assert_eq!(new["metadata"]["generation"], 4);
-        assert_eq!((&new["spec"], &new["status"], &new["metadata"]["uid"]), (&json!({"replicas": 2}), &json!({"replicas": 1}), &json!("u")));
+        assert_eq!(
+            (&new["spec"], &new["status"], &new["metadata"]["uid"]),
+            (
+                &json!({"replicas": 2}),
+                &json!({"replicas": 1}),
+                &json!("u")
+            )
+        );
         let mut new = json!({"metadata": {"name": "a", "resourceVersion": "7", "labels": {"x": "y"}},
             "spec": {"replicas": 2}, "status": {"replicas": 9}});
         prepare_status_update(kinds::DEPLOYMENT, &mut new, &old);
@@ -298,9 +355,18 @@ mod tests {
         let pod = |resources: Value| json!({"spec": {"containers": [{"resources": resources}]}});
         let both = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(quality_of_service(&pod(json!({}))), "BestEffort");
-        assert_eq!(quality_of_service(&pod(json!({"limits": both, "requests": both}))), "Guaranteed");
-        assert_eq!(quality_of_service(&pod(json!({"limits": both, "requests": {"cpu": "500m"}}))), "Burstable");
-        assert_eq!(quality_of_service(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");
+        assert_eq!(
+            quality_of_service(&pod(json!({"limits": both, "requests": both}))),
+            "Guaranteed"
+        );
+        assert_eq!(
+            quality_of_service(&pod(json!({"limits": both, "requests": {"cpu": "500m"}}))),
+            "Burstable"
+        );
+        assert_eq!(
+            quality_of_service(&pod(json!({"requests": {"cpu": "1"}}))),
+            "Burstable"
+        );
     }
 
     #[test]
@@ -309,7 +375,10 @@ mod tests {
             "spec": {"replicas": 0, "selector": {"matchLabels": {"b": "2", "a": "1"}}}, "status": {"replicas": 3}});
         let mut scale = scale_of(&deployment);
         assert_eq!(scale["spec"]["replicas"], 0);
-        assert_eq!(scale["status"], json!({"replicas": 3, "selector": "a=1,b=2"}));
+        assert_eq!(
+            scale["status"],
+            json!({"replicas": 3, "selector": "a=1,b=2"})
+        );
         assert!(scale["metadata"].get("labels").is_none());
         scale["spec"]["replicas"] = json!(5);
         let mut scaled = deployment.clone();

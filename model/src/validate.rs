@@ -34,7 +34,10 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     }
     metadata::create(kind, object, &mut errors);
     if *kind == *kinds::POD && !items(&object["spec"]["ephemeralContainers"]).is_empty() {
-        errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+        errors.push(FieldError::forbidden(
+            "spec.ephemeralContainers",
+            "cannot be set on create",
+        ));
     }
     contents(kind, object, &mut errors);
     errors
@@ -48,7 +51,13 @@ pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     if *kind == *kinds::POD {
         pod::update(new, old, &mut errors);
     } else if *kind == *kinds::DEPLOYMENT || *kind == *kinds::REPLICA_SET {
-        immutable(new, old, &["spec", "selector"], "field is immutable", &mut errors);
+        immutable(
+            new,
+            old,
+            &["spec", "selector"],
+            "field is immutable",
+            &mut errors,
+        );
     } else if *kind == *kinds::SERVICE {
         service::update(new, old, &mut errors);
     } else if *kind == *kinds::CONFIG_MAP {
@@ -59,7 +68,13 @@ pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     } else if *kind == *kinds::ROLE_BINDING || *kind == *kinds::CLUSTER_ROLE_BINDING {
         immutable(new, old, &["roleRef"], "cannot change roleRef", &mut errors);
     } else if *kind == *kinds::ENDPOINT_SLICE {
-        immutable(new, old, &["addressType"], "field is immutable", &mut errors);
+        immutable(
+            new,
+            old,
+            &["addressType"],
+            "field is immutable",
+            &mut errors,
+        );
     } else if *kind == *kinds::NODE {
         cluster::node_update(new, old, &mut errors);
     }
@@ -94,7 +109,10 @@ pub fn ephemeral_containers_update(new: &Value, old: &Value) -> Vec<FieldError> 
 pub fn scale(scale: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
     if text(&scale["metadata"], "name").is_empty() {
-        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+        errors.push(FieldError::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     }
     not_negative(&scale["spec"], "spec", &["replicas"], &mut errors);
     errors
@@ -105,7 +123,11 @@ pub fn binding(binding: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let kind = text(&binding["target"], "kind");
     if !kind.is_empty() && kind != "Node" {
-        errors.push(FieldError::not_supported("target.kind", kind, &["Node", "<empty>"]));
+        errors.push(FieldError::not_supported(
+            "target.kind",
+            kind,
+            &["Node", "<empty>"],
+        ));
     }
     if text(&binding["target"], "name").is_empty() {
         errors.push(FieldError::required("target.name", ""));
@@ -121,9 +143,17 @@ pub fn token_request(request: &Value) -> Vec<FieldError> {
     if let Some(seconds) = request["spec"]["expirationSeconds"].as_i64() {
         let path = "spec.expirationSeconds";
         if seconds < MIN_SECONDS {
-            errors.push(FieldError::invalid(path, seconds, "may not specify a duration less than 10 minutes"));
+            errors.push(FieldError::invalid(
+                path,
+                seconds,
+                "may not specify a duration less than 10 minutes",
+            ));
         } else if seconds > 1 << 32 {
-            errors.push(FieldError::invalid(path, seconds, "may not specify a duration larger than 2^32 seconds"));
+            errors.push(FieldError::invalid(
+                path,
+                seconds,
+                "may not specify a duration larger than 2^32 seconds",
+            ));
         }
     }
     errors
@@ -175,7 +205,10 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 
 /// Complains about a field that changed.
 fn immutable(new: &Value, old: &Value, path: &[&str], detail: &str, errors: &mut Errors) {
-    let at = |object: &Value| path.iter().fold(object.clone(), |value, field| value[*field].clone());
+    let at = |object: &Value| {
+        path.iter()
+            .fold(object.clone(), |value, field| value[*field].clone())
+    };
     let (after, before) = (at(new), at(old));
     if after != before {
         errors.push(FieldError::invalid(path.join("."), after, detail));
@@ -187,7 +220,11 @@ fn not_negative(value: &Value, path: &str, fields: &[&str], errors: &mut Errors)
     for field in fields {
         if let Some(number) = value[*field].as_i64().filter(|number| *number < 0) {
             let detail = "must be greater than or equal to 0";
-            errors.push(FieldError::invalid(format!("{path}.{field}"), number, detail));
+            errors.push(FieldError::invalid(
+                format!("{path}.{field}"),
+                number,
+                detail,
+            ));
         }
     }
 }
@@ -197,6 +234,10 @@ fn one_of(value: &Value, path: &str, field: &str, allowed: &[&str], errors: &mut
     match text(value, field) {
         "" => errors.push(FieldError::required(format!("{path}.{field}"), "")),
         given if allowed.contains(&given) => {}
-        given => errors.push(FieldError::not_supported(format!("{path}.{field}"), given, allowed)),
+        given => errors.push(FieldError::not_supported(
+            format!("{path}.{field}"),
+            given,
+            allowed,
+        )),
     }
 }

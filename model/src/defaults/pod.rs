@@ -13,7 +13,10 @@ const FILE_MODE: i64 = 420;
 pub fn pod(object: &mut Value) {
     let spec = child(object, "spec");
     default(spec, "enableServiceLinks", true);
-    let on_host = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
+    let on_host = spec
+        .get("hostNetwork")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     for list in ["initContainers", "containers"] {
         for container in each(Some(spec), list) {
             requests_from_limits(map_mut(container));
@@ -33,8 +36,12 @@ pub fn pod(object: &mut Value) {
 }
 
 fn requests_from_limits(container: &mut Map<String, Value>) {
-    let Some(Value::Object(resources)) = container.get_mut("resources") else { return };
-    let Some(Value::Object(limits)) = resources.get("limits").cloned() else { return };
+    let Some(Value::Object(resources)) = container.get_mut("resources") else {
+        return;
+    };
+    let Some(Value::Object(limits)) = resources.get("limits").cloned() else {
+        return;
+    };
     let requests = map_mut(resources.entry("requests").or_insert_with(|| json!({})));
     for (resource, amount) in limits {
         requests.entry(resource).or_insert(amount);
@@ -112,8 +119,12 @@ fn container(container: &mut Map<String, Value>, ephemeral: bool) {
 }
 
 fn probe(probe: &mut Map<String, Value>) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
-    {
+    for (field, value) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
         // Zero is Go's "not said" for these.
         if probe.get(field).and_then(Value::as_i64).unwrap_or(0) == 0 {
             probe.insert(field.to_owned(), value.into());

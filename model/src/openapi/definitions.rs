@@ -17,16 +17,28 @@ pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 pub fn definitions() -> Map<String, Value> {
     let mut definitions = described();
     for (name, schema) in [
-        ("io.k8s.apimachinery.pkg.api.resource.Quantity", json!({"type": "string"})),
-        ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", json!({"type": "string", "format": "int-or-string"})),
+        (
+            "io.k8s.apimachinery.pkg.api.resource.Quantity",
+            json!({"type": "string"}),
+        ),
+        (
+            "io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+            json!({"type": "string", "format": "int-or-string"}),
+        ),
     ] {
-        let description = definitions.get(name).map(|old| old["description"].clone()).unwrap_or_default();
+        let description = definitions
+            .get(name)
+            .map(|old| old["description"].clone())
+            .unwrap_or_default();
         let mut schema = schema;
         schema["description"] = description;
         definitions.insert(name.to_owned(), schema);
     }
     for kind in kinds::all() {
-        definitions.insert(format!("{}.{}", kind.package, kind.list_kind()), list_of(kind));
+        definitions.insert(
+            format!("{}.{}", kind.package, kind.list_kind()),
+            list_of(kind),
+        );
     }
     for (name, schema) in &mut definitions {
         extend(name, schema);
@@ -104,22 +116,35 @@ fn list_of(kind: &kinds::Kind) -> Value {
 
 /// Group, version and kind that each definition stands for, where it is one of an object of its own.
 fn identities(name: &str) -> Vec<(String, String, String)> {
-    let owned = |group: &str, version: &str, kind: &str| vec![(group.to_owned(), version.to_owned(), kind.to_owned())];
+    let owned = |group: &str, version: &str, kind: &str| {
+        vec![(group.to_owned(), version.to_owned(), kind.to_owned())]
+    };
     if let Some(kind) = kinds::all().iter().find(|kind| kind.definition() == name) {
         return owned(kind.group, kind.version, kind.kind);
     }
-    if let Some(kind) = kinds::all().iter().find(|kind| format!("{}List", kind.definition()) == name) {
+    if let Some(kind) = kinds::all()
+        .iter()
+        .find(|kind| format!("{}List", kind.definition()) == name)
+    {
         return owned(kind.group, kind.version, &kind.list_kind());
     }
     match name {
         "io.k8s.api.core.v1.Binding" => owned("", "v1", "Binding"),
         "io.k8s.api.autoscaling.v1.Scale" => owned("autoscaling", "v1", "Scale"),
         "io.k8s.api.policy.v1.Eviction" => owned("policy", "v1", "Eviction"),
-        "io.k8s.api.authentication.v1.TokenRequest" => owned("authentication.k8s.io", "v1", "TokenRequest"),
+        "io.k8s.api.authentication.v1.TokenRequest" => {
+            owned("authentication.k8s.io", "v1", "TokenRequest")
+        }
         "io.k8s.apimachinery.pkg.apis.meta.v1.Status" => owned("", "v1", "Status"),
         "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions" => kinds::groups()
             .into_iter()
-            .map(|(group, version)| (group.to_owned(), version.to_owned(), "DeleteOptions".to_owned()))
+            .map(|(group, version)| {
+                (
+                    group.to_owned(),
+                    version.to_owned(),
+                    "DeleteOptions".to_owned(),
+                )
+            })
             .collect(),
         _ => Vec::new(),
     }
@@ -140,11 +165,18 @@ fn extend(name: &str, schema: &mut Value) {
             }
         }
     }
-    let Some(index) = tree().index(name) else { return };
+    let Some(index) = tree().index(name) else {
+        return;
+    };
     if tree().types[index].atomic {
         schema["x-kubernetes-map-type"] = "atomic".into();
     }
-    for (property, schema) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+    for (property, schema) in schema
+        .get_mut("properties")
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flatten()
+    {
         if let Some(field) = tree().field(index, property) {
             extend_field(field, schema);
         }
@@ -181,9 +213,9 @@ pub fn to_v3(name: &str, definition: &Value, open: &mut Vec<String>) -> Value {
         "io.k8s.apimachinery.pkg.api.resource.Quantity" => {
             described(json!({"oneOf": [{"type": "string"}, {"type": "number"}]}))
         }
-        "io.k8s.apimachinery.pkg.util.intstr.IntOrString" => {
-            described(json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}))
-        }
+        "io.k8s.apimachinery.pkg.util.intstr.IntOrString" => described(
+            json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
+        ),
         _ => convert(definition, open),
     }
 }

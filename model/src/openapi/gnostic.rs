@@ -67,7 +67,13 @@ pub fn document(document: &Value) -> Vec<u8> {
 
 fn path_item(item: &Map<String, Value>) -> Vec<u8> {
     let mut out = Vec::new();
-    for (method, number) in [("get", 2), ("put", 3), ("post", 4), ("delete", 5), ("patch", 8)] {
+    for (method, number) in [
+        ("get", 2),
+        ("put", 3),
+        ("post", 4),
+        ("delete", 5),
+        ("patch", 8),
+    ] {
         if let Some(Value::Object(map)) = item.get(method) {
             put_bytes(&mut out, number, &operation(map));
         }
@@ -101,7 +107,12 @@ fn operation(operation: &Map<String, Value>) -> Vec<u8> {
 }
 
 fn put_parameters(out: &mut Vec<u8>, number: u32, list: Option<&Value>) {
-    for parameter in list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object) {
+    for parameter in list
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+    {
         let mut item = Vec::new();
         put_bytes(&mut item, 1, &self::parameter(parameter));
         put_bytes(out, number, &item);
@@ -125,7 +136,11 @@ fn parameter(parameter: &Map<String, Value>) -> Vec<u8> {
         return out;
     }
     // The two differ in that query parameters have one field more before their type.
-    let (variant, kind, unique) = if place == "query" { (3, 6, 20) } else { (4, 5, 19) };
+    let (variant, kind, unique) = if place == "query" {
+        (3, 6, 20)
+    } else {
+        (4, 5, 19)
+    };
     let mut other = Vec::new();
     put_flag(&mut other, 1, parameter.get("required"));
     put_text(&mut other, 2, parameter.get("in"));

@@ -22,28 +22,83 @@ const PATCH_TYPES: [&str; 4] = [
 
 /// Query parameters: name, type, description.
 type Parameter = (&'static str, &'static str, &'static str);
-const DRY_RUN: Parameter = ("dryRun", "string", "With 'All', nothing is stored, and the answer is what would be.");
-const FIELD_MANAGER: Parameter = ("fieldManager", "string", "A name for who or what makes the change.");
-const FIELD_VALIDATION: Parameter =
-    ("fieldValidation", "string", "What to do about unknown and repeated fields: Ignore, Warn or Strict.");
-const FORCE: Parameter = ("force", "boolean", "Take over fields that other managers own (apply patches only).");
+const DRY_RUN: Parameter = (
+    "dryRun",
+    "string",
+    "With 'All', nothing is stored, and the answer is what would be.",
+);
+const FIELD_MANAGER: Parameter = (
+    "fieldManager",
+    "string",
+    "A name for who or what makes the change.",
+);
+const FIELD_VALIDATION: Parameter = (
+    "fieldValidation",
+    "string",
+    "What to do about unknown and repeated fields: Ignore, Warn or Strict.",
+);
+const FORCE: Parameter = (
+    "force",
+    "boolean",
+    "Take over fields that other managers own (apply patches only).",
+);
 const WRITE: [Parameter; 3] = [DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
 const PATCH: [Parameter; 4] = [DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE];
 const DELETE: [Parameter; 4] = [
     DRY_RUN,
-    ("gracePeriodSeconds", "integer", "How long the object may take to end."),
-    ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
-    ("propagationPolicy", "string", "What happens to dependents: Orphan, Background or Foreground."),
+    (
+        "gracePeriodSeconds",
+        "integer",
+        "How long the object may take to end.",
+    ),
+    (
+        "orphanDependents",
+        "boolean",
+        "Deprecated: use propagationPolicy.",
+    ),
+    (
+        "propagationPolicy",
+        "string",
+        "What happens to dependents: Orphan, Background or Foreground.",
+    ),
 ];
 const LIST: [Parameter; 10] = [
-    ("allowWatchBookmarks", "boolean", "Ask for bookmark events while watching."),
-    ("continue", "string", "Where the previous page ended, as its answer said."),
-    ("fieldSelector", "string", "Restrict the list by the objects' fields."),
-    ("labelSelector", "string", "Restrict the list by the objects' labels."),
+    (
+        "allowWatchBookmarks",
+        "boolean",
+        "Ask for bookmark events while watching.",
+    ),
+    (
+        "continue",
+        "string",
+        "Where the previous page ended, as its answer said.",
+    ),
+    (
+        "fieldSelector",
+        "string",
+        "Restrict the list by the objects' fields.",
+    ),
+    (
+        "labelSelector",
+        "string",
+        "Restrict the list by the objects' labels.",
+    ),
     ("limit", "integer", "Most objects in one answer."),
-    ("resourceVersion", "string", "How new the answer has to be, or where a watch starts."),
-    ("resourceVersionMatch", "string", "How resourceVersion is to be understood."),
-    ("sendInitialEvents", "boolean", "Start a watch with the present objects."),
+    (
+        "resourceVersion",
+        "string",
+        "How new the answer has to be, or where a watch starts.",
+    ),
+    (
+        "resourceVersionMatch",
+        "string",
+        "How resourceVersion is to be understood.",
+    ),
+    (
+        "sendInitialEvents",
+        "boolean",
+        "Start a watch with the present objects.",
+    ),
     ("timeoutSeconds", "integer", "How long the call may take."),
     ("watch", "boolean", "Follow changes instead of listing."),
 ];
@@ -64,7 +119,12 @@ struct Operation {
 }
 
 impl Operation {
-    fn of(kind: &Kind, method: &'static str, action: &'static str, parameters: &'static [Parameter]) -> Operation {
+    fn of(
+        kind: &Kind,
+        method: &'static str,
+        action: &'static str,
+        parameters: &'static [Parameter],
+    ) -> Operation {
         Operation {
             method,
             action,
@@ -79,9 +139,17 @@ impl Operation {
 }
 
 /// Adds the paths of a group; returns the definitions they name.
-pub fn add_paths(group: &str, version: &str, form: Form, paths: &mut Map<String, Value>) -> BTreeSet<String> {
+pub fn add_paths(
+    group: &str,
+    version: &str,
+    form: Form,
+    paths: &mut Map<String, Value>,
+) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
-    for kind in kinds::all().iter().filter(|kind| kind.group == group && kind.version == version) {
+    for kind in kinds::all()
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+    {
         for (path, operations) in of_kind(kind) {
             let mut item = Map::new();
             let names: Vec<Value> = ["namespace", "name"]
@@ -111,8 +179,11 @@ fn of_kind(kind: &'static Kind) -> Vec<(String, Vec<Operation>)> {
         format!("/apis/{}/{}", kind.group, kind.version)
     };
     let everywhere = format!("{root}/{}", kind.plural);
-    let collection =
-        if kind.namespaced { format!("{root}/namespaces/{{namespace}}/{}", kind.plural) } else { everywhere.clone() };
+    let collection = if kind.namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        everywhere.clone()
+    };
     let list = || Operation {
         answer: format!("{}.{}", kind.package, kind.list_kind()),
         ..Operation::of(kind, "get", "list", &LIST)
@@ -122,7 +193,10 @@ fn of_kind(kind: &'static Kind) -> Vec<(String, Vec<Operation>)> {
         in_collection.push(list());
     }
     if kind.has_verb("create") {
-        in_collection.push(Operation { body: Some(kind.definition()), ..Operation::of(kind, "post", "post", &WRITE) });
+        in_collection.push(Operation {
+            body: Some(kind.definition()),
+            ..Operation::of(kind, "post", "post", &WRITE)
+        });
     }
     if kind.has_verb("deletecollection") {
         in_collection.push(Operation {
@@ -137,7 +211,16 @@ fn of_kind(kind: &'static Kind) -> Vec<(String, Vec<Operation>)> {
     }
     if kind.has_verb("get") {
         let item = format!("{collection}/{{name}}");
-        paths.push((item.clone(), of_item(kind.verbs, kind.group, kind.version, kind.kind, kind.definition())));
+        paths.push((
+            item.clone(),
+            of_item(
+                kind.verbs,
+                kind.group,
+                kind.version,
+                kind.kind,
+                kind.definition(),
+            ),
+        ));
         for part in kind.subresources {
             let definition = match part.kind {
                 "Scale" => "io.k8s.api.autoscaling.v1.Scale".to_owned(),
@@ -146,7 +229,13 @@ fn of_kind(kind: &'static Kind) -> Vec<(String, Vec<Operation>)> {
                 "Binding" => "io.k8s.api.core.v1.Binding".to_owned(),
                 _ => kind.definition(),
             };
-            let mut operations = of_item(part.verbs, part.group, part.version, part.kind, definition.clone());
+            let mut operations = of_item(
+                part.verbs,
+                part.group,
+                part.version,
+                part.kind,
+                definition.clone(),
+            );
             if part.verbs.contains(&"create") {
                 let post = Operation::of(kind, "post", "post", &WRITE);
                 operations.push(Operation {
@@ -183,11 +272,29 @@ fn of_item(
             "get" => ("get", "get", &[], None),
             "update" => ("put", "put", &WRITE, Some(definition.clone())),
             "patch" => ("patch", "patch", &PATCH, Some(format!("{META}Patch"))),
-            "delete" => ("delete", "delete", &DELETE, Some(format!("{META}DeleteOptions"))),
+            "delete" => (
+                "delete",
+                "delete",
+                &DELETE,
+                Some(format!("{META}DeleteOptions")),
+            ),
             _ => continue,
         };
-        let answer = if *verb == "delete" { format!("{META}Status") } else { definition.clone() };
-        operations.push(Operation { method, action, parameters, body, answer, group, version, kind });
+        let answer = if *verb == "delete" {
+            format!("{META}Status")
+        } else {
+            definition.clone()
+        };
+        operations.push(Operation {
+            method,
+            action,
+            parameters,
+            body,
+            answer,
+            group,
+            version,
+            kind,
+        });
     }
     operations
 }
@@ -195,7 +302,11 @@ fn of_item(
 /// Unique over all operations, as OpenAPI asks.
 fn operation_id(kind: &Kind, path: &str, action: &str) -> String {
     let mut id = action.to_owned();
-    let group = if kind.group.is_empty() { "core" } else { kind.group };
+    let group = if kind.group.is_empty() {
+        "core"
+    } else {
+        kind.group
+    };
     let tail = path.rsplit('/').next().unwrap_or("");
     for part in [group, kind.version, kind.kind] {
         id.push_str(&camel(part));
@@ -210,11 +321,18 @@ fn operation_id(kind: &Kind, path: &str, action: &str) -> String {
 }
 
 fn camel(text: &str) -> String {
-    text.split(['.', '-']).filter(|word| !word.is_empty()).map(|word| word[..1].to_uppercase() + &word[1..]).collect()
+    text.split(['.', '-'])
+        .filter(|word| !word.is_empty())
+        .map(|word| word[..1].to_uppercase() + &word[1..])
+        .collect()
 }
 
 fn path_parameter(name: &str, form: Form) -> Value {
-    let description = if name == "name" { "name of the object" } else { "namespace of the object" };
+    let description = if name == "name" {
+        "name of the object"
+    } else {
+        "namespace of the object"
+    };
     parameter(name, "path", "string", description, form)
 }
 
@@ -239,7 +357,8 @@ fn render(operation: &Operation, id: &str, form: Form) -> Value {
         .iter()
         .map(|(name, kind, description)| parameter(name, "query", kind, description, form))
         .collect();
-    let identity = json!({"group": operation.group, "version": operation.version, "kind": operation.kind});
+    let identity =
+        json!({"group": operation.group, "version": operation.version, "kind": operation.kind});
     let is_patch = operation.method == "patch";
     let mut rendered = json!({
         "operationId": id,
@@ -252,20 +371,28 @@ fn render(operation: &Operation, id: &str, form: Form) -> Value {
             if let Some(body) = &operation.body {
                 parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": reference(body)}));
             }
-            rendered["consumes"] = if is_patch { PATCH_TYPES.as_slice().into() } else { json!(["*/*"]) };
+            rendered["consumes"] = if is_patch {
+                PATCH_TYPES.as_slice().into()
+            } else {
+                json!(["*/*"])
+            };
             rendered["produces"] = json!(["application/json", "application/yaml"]);
-            rendered["responses"] = json!({"200": {"description": "OK", "schema": reference(&operation.answer)}});
+            rendered["responses"] =
+                json!({"200": {"description": "OK", "schema": reference(&operation.answer)}});
         }
         Form::V3 => {
-            let content = |name: &str| json!({"schema": {"$ref": format!("#/components/schemas/{name}")}});
+            let content =
+                |name: &str| json!({"schema": {"$ref": format!("#/components/schemas/{name}")}});
             if let Some(body) = &operation.body {
                 let types: &[&str] = if is_patch { &PATCH_TYPES } else { &["*/*"] };
-                let bodies: Map<String, Value> =
-                    types.iter().map(|kind| ((*kind).to_owned(), content(body))).collect();
-                rendered["requestBody"] = json!({"content": bodies, "required": operation.method != "delete"});
+                let bodies: Map<String, Value> = types
+                    .iter()
+                    .map(|kind| ((*kind).to_owned(), content(body)))
+                    .collect();
+                rendered["requestBody"] =
+                    json!({"content": bodies, "required": operation.method != "delete"});
             }
-            rendered["responses"] =
-                json!({"200": {"description": "OK", "content": {"application/json": content(&operation.answer)}}});
+            rendered["responses"] = json!({"200": {"description": "OK", "content": {"application/json": content(&operation.answer)}}});
         }
     }
     rendered["parameters"] = Value::Array(parameters);

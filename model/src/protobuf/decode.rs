@@ -79,13 +79,24 @@ pub fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Map<String, V
     Ok(map)
 }
 
-fn message_into(index: usize, bytes: &[u8], depth: usize, map: &mut Map<String, Value>) -> Result<(), String> {
+fn message_into(
+    index: usize,
+    bytes: &[u8],
+    depth: usize,
+    map: &mut Map<String, Value>,
+) -> Result<(), String> {
     let Some(depth) = depth.checked_sub(1) else {
         return Err("protobuf: messages are nested too deeply".to_owned());
     };
     for entry in wire::fields(bytes) {
         let (number, raw) = entry?;
-        let Some(field) = tree().types[index].fields.iter().find(|field| field.number == number) else { continue };
+        let Some(field) = tree().types[index]
+            .fields
+            .iter()
+            .find(|field| field.number == number)
+        else {
+            continue;
+        };
         if field.inline {
             if let Shape::Struct(inner) = field.shape {
                 message_into(inner, raw.bytes()?, depth, map)?;
@@ -97,7 +108,12 @@ fn message_into(index: usize, bytes: &[u8], depth: usize, map: &mut Map<String, 
     Ok(())
 }
 
-fn place(field: &Field, raw: Raw<'_>, depth: usize, map: &mut Map<String, Value>) -> Result<(), String> {
+fn place(
+    field: &Field,
+    raw: Raw<'_>,
+    depth: usize,
+    map: &mut Map<String, Value>,
+) -> Result<(), String> {
     let named = |error: String| format!("{}: {error}", field.name);
     match field.container {
         Container::One => {
@@ -105,7 +121,9 @@ fn place(field: &Field, raw: Raw<'_>, depth: usize, map: &mut Map<String, Value>
             let omitted = match &value {
                 Value::Null => true,
                 Value::String(text) => text.is_empty(),
-                Value::Number(number) => number.as_i64() == Some(0) && OMITTED_ZEROS.contains(&field.name),
+                Value::Number(number) => {
+                    number.as_i64() == Some(0) && OMITTED_ZEROS.contains(&field.name)
+                }
                 Value::Bool(flag) => !flag && OMITTED_ZEROS.contains(&field.name),
                 _ => false,
             };
@@ -114,10 +132,16 @@ fn place(field: &Field, raw: Raw<'_>, depth: usize, map: &mut Map<String, Value>
             }
         }
         Container::List => {
-            let list = map.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
-            let Value::Array(list) = list else { return Err(named("protobuf: field given twice".to_owned())) };
+            let list = map
+                .entry(field.name)
+                .or_insert_with(|| Value::Array(Vec::new()));
+            let Value::Array(list) = list else {
+                return Err(named("protobuf: field given twice".to_owned()));
+            };
             // Numbers may come packed.
-            if let (Raw::Bytes(mut bytes), Shape::Int32 | Shape::Int64 | Shape::Bool) = (raw, field.shape) {
+            if let (Raw::Bytes(mut bytes), Shape::Int32 | Shape::Int64 | Shape::Bool) =
+                (raw, field.shape)
+            {
                 while !bytes.is_empty() {
                     let (value, used) = wire::varint(bytes).map_err(named)?;
                     list.push(single(field.shape, Raw::Varint(value), depth).map_err(named)?);
@@ -140,7 +164,9 @@ fn place(field: &Field, raw: Raw<'_>, depth: usize, map: &mut Map<String, Value>
                 Some(value) => value,
                 None => zero(field.shape),
             };
-            let entries = map.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+            let entries = map
+                .entry(field.name)
+                .or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(entries) = entries {
                 entries.insert(key, value);
             }
@@ -166,13 +192,19 @@ fn single(shape: Shape, raw: Raw<'_>, depth: usize) -> Result<Value, String> {
         Shape::Int32 => (raw.varint()? as i32).into(),
         Shape::Int64 => (raw.varint()? as i64).into(),
         Shape::Double => match raw {
-            Raw::Fixed64(bits) => Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number),
+            Raw::Fixed64(bits) => {
+                Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number)
+            }
             other => return Err(format!("protobuf: wrong wire type for a number: {other:?}")),
         },
         Shape::Bytes => BASE64.encode(raw.bytes()?).into(),
         Shape::Quantity => {
             let text = first_text(raw.bytes()?)?;
-            if text.is_empty() { "0".into() } else { text.into() }
+            if text.is_empty() {
+                "0".into()
+            } else {
+                text.into()
+            }
         }
         Shape::IntOrString => int_or_string(raw.bytes()?)?,
         Shape::Time | Shape::MicroTime => time(raw.bytes()?, shape)?,
@@ -211,7 +243,11 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, String> {
             _ => {}
         }
     }
-    Ok(if kind == 1 { text.into() } else { number.into() })
+    Ok(if kind == 1 {
+        text.into()
+    } else {
+        number.into()
+    })
 }
 
 /// An empty message is the zero time, which JSON shows as null.
@@ -228,7 +264,12 @@ fn time(bytes: &[u8], shape: Shape) -> Result<Value, String> {
         }
     }
     let at = jiff::Timestamp::new(seconds, nanoseconds).map_err(|error| error.to_string())?;
-    Ok(if shape == Shape::Time { timestamp(at) } else { micro_timestamp(at) }.into())
+    Ok(if shape == Shape::Time {
+        timestamp(at)
+    } else {
+        micro_timestamp(at)
+    }
+    .into())
 }
 
 fn embedded_json(bytes: &[u8]) -> Result<Value, String> {
@@ -236,7 +277,8 @@ fn embedded_json(bytes: &[u8]) -> Result<Value, String> {
         if let (1, value) = field? {
             let bytes = value.bytes()?;
             if !bytes.is_empty() {
-                return serde_json::from_slice(bytes).map_err(|error| format!("embedded JSON: {error}"));
+                return serde_json::from_slice(bytes)
+                    .map_err(|error| format!("embedded JSON: {error}"));
             }
         }
     }

@@ -9,12 +9,18 @@ use crate::schema::tree::{Container, Field, Shape, tree};
 
 pub fn list(index: usize, map: &Map<String, Value>) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
-    if let (Some(meta), Some(Value::Object(metadata))) =
-        (tree().index("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"), map.get("metadata"))
-    {
+    if let (Some(meta), Some(Value::Object(metadata))) = (
+        tree().index("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
+        map.get("metadata"),
+    ) {
         wire::put_bytes(&mut out, 1, &message(meta, metadata)?);
     }
-    for item in map.get("items").and_then(Value::as_array).into_iter().flatten() {
+    for item in map
+        .get("items")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         if let Value::Object(item) = item {
             wire::put_bytes(&mut out, 2, &message(index, item)?);
         }
@@ -32,7 +38,12 @@ pub fn message(index: usize, map: &Map<String, Value>) -> Result<Vec<u8>, String
             }
             continue;
         }
-        let Some(value) = map.get(field.name).filter(|value| field.number > 0 && !value.is_null()) else { continue };
+        let Some(value) = map
+            .get(field.name)
+            .filter(|value| field.number > 0 && !value.is_null())
+        else {
+            continue;
+        };
         put_field(&mut out, field, value).map_err(|error| format!("{}: {error}", field.name))?;
     }
     Ok(out)
@@ -41,9 +52,9 @@ pub fn message(index: usize, map: &Map<String, Value>) -> Result<Vec<u8>, String
 fn put_field(out: &mut Vec<u8>, field: &Field, value: &Value) -> Result<(), String> {
     match (field.container, value) {
         (Container::One, value) => put_single(out, field.number, field.shape, value),
-        (Container::List, Value::Array(items)) => {
-            items.iter().try_for_each(|item| put_single(out, field.number, field.shape, item))
-        }
+        (Container::List, Value::Array(items)) => items
+            .iter()
+            .try_for_each(|item| put_single(out, field.number, field.shape, item)),
         (Container::Map, Value::Object(entries)) => entries.iter().try_for_each(|(key, value)| {
             let mut entry = Vec::new();
             wire::put_bytes(&mut entry, 1, key.as_bytes());
@@ -62,12 +73,16 @@ fn put_single(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) -> Re
         (Shape::Int32 | Shape::Int64, Value::Number(given)) => {
             wire::put_number(out, number, given.as_i64().ok_or("number out of range")?);
         }
-        (Shape::Double, Value::Number(given)) => wire::put_double(out, number, given.as_f64().unwrap_or(0.0)),
+        (Shape::Double, Value::Number(given)) => {
+            wire::put_double(out, number, given.as_f64().unwrap_or(0.0))
+        }
         (Shape::Bytes, Value::String(text)) => {
             let bytes = BASE64.decode(text).map_err(|error| error.to_string())?;
             wire::put_bytes(out, number, &bytes);
         }
-        (Shape::Quantity, Value::String(text)) => nested(out, number, |inner| wire::put_bytes(inner, 1, text.as_bytes())),
+        (Shape::Quantity, Value::String(text)) => nested(out, number, |inner| {
+            wire::put_bytes(inner, 1, text.as_bytes())
+        }),
         (Shape::IntOrString, Value::String(text)) => nested(out, number, |inner| {
             wire::put_number(inner, 1, 1);
             wire::put_number(inner, 2, 0);
@@ -82,7 +97,9 @@ fn put_single(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) -> Re
             });
         }
         (Shape::Time | Shape::MicroTime, Value::String(text)) => {
-            let at: jiff::Timestamp = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+            let at: jiff::Timestamp = text
+                .parse()
+                .map_err(|error: jiff::Error| error.to_string())?;
             nested(out, number, |inner| {
                 wire::put_number(inner, 1, at.as_second());
                 wire::put_number(inner, 2, i64::from(at.subsec_nanosecond()));
@@ -90,14 +107,18 @@ fn put_single(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) -> Re
         }
         (Shape::Raw | Shape::Fields, value) => {
             let bytes = value.to_string();
-            nested(out, number, |inner| wire::put_bytes(inner, 1, bytes.as_bytes()));
+            nested(out, number, |inner| {
+                wire::put_bytes(inner, 1, bytes.as_bytes())
+            });
         }
         (Shape::Strings, Value::Array(items)) => nested(out, number, |inner| {
             for item in items {
                 wire::put_bytes(inner, 1, item.as_str().unwrap_or("").as_bytes());
             }
         }),
-        (Shape::Struct(index), Value::Object(map)) => wire::put_bytes(out, number, &message(index, map)?),
+        (Shape::Struct(index), Value::Object(map)) => {
+            wire::put_bytes(out, number, &message(index, map)?)
+        }
         (_, other) => return Err(format!("unexpected value {other}")),
     }
     Ok(())

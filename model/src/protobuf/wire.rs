@@ -14,13 +14,17 @@ impl<'a> Raw<'a> {
     pub fn bytes(self) -> Result<&'a [u8], String> {
         match self {
             Raw::Bytes(bytes) => Ok(bytes),
-            other => Err(format!("protobuf: wrong wire type for a message or text: {other:?}")),
+            other => Err(format!(
+                "protobuf: wrong wire type for a message or text: {other:?}"
+            )),
         }
     }
 
     pub fn text(self) -> Result<String, String> {
         let bytes = self.bytes()?;
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| format!("protobuf: a text is not UTF-8: {error}"))
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|error| format!("protobuf: a text is not UTF-8: {error}"))
     }
 
     pub fn varint(self) -> Result<u64, String> {
@@ -58,7 +62,10 @@ impl<'a> Iterator for Fields<'a> {
 impl<'a> Fields<'a> {
     fn read(&mut self) -> Result<(u32, Raw<'a>), String> {
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|number| *number > 0).ok_or("protobuf: illegal tag")?;
+        let number = u32::try_from(tag >> 3)
+            .ok()
+            .filter(|number| *number > 0)
+            .ok_or("protobuf: illegal tag")?;
         let value = match tag & 7 {
             0 => Raw::Varint(self.varint()?),
             1 => Raw::Fixed64(u64::from_le_bytes(self.array()?)),
@@ -77,14 +84,19 @@ impl<'a> Fields<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or("protobuf: unexpected EOF")?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or("protobuf: unexpected EOF")?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn array<const LENGTH: usize>(&mut self) -> Result<[u8; LENGTH], String> {
         let bytes = self.take(LENGTH)?;
-        bytes.try_into().map_err(|_| "protobuf: unexpected EOF".to_owned())
+        bytes
+            .try_into()
+            .map_err(|_| "protobuf: unexpected EOF".to_owned())
     }
 
     fn varint(&mut self) -> Result<u64, String> {

@@ -11,7 +11,11 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let mut path = String::new();
     let mut duplicates = Vec::new();
     let mut input = serde_json::Deserializer::from_slice(bytes);
-    let read = Node { path: &mut path, duplicates: &mut duplicates }.deserialize(&mut input);
+    let read = Node {
+        path: &mut path,
+        duplicates: &mut duplicates,
+    }
+    .deserialize(&mut input);
     match read.and_then(|value| input.end().map(|()| value)) {
         Ok(value) => Ok((value, duplicates)),
         Err(error) => Err(unreadable("json parse error", &error)),
@@ -23,14 +27,21 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let mut path = String::new();
     let mut duplicates = Vec::new();
     let input = serde_yaml_ng::Deserializer::from_slice(bytes);
-    match (Node { path: &mut path, duplicates: &mut duplicates }).deserialize(input) {
+    match (Node {
+        path: &mut path,
+        duplicates: &mut duplicates,
+    })
+    .deserialize(input)
+    {
         Ok(value) => Ok((value, duplicates)),
         Err(error) => Err(unreadable("yaml parse error", &error)),
     }
 }
 
 fn unreadable(what: &str, error: &dyn std::fmt::Display) -> Status {
-    Status::bad_request(format!("the object provided is unrecognized: couldn't get version/kind; {what}: {error}"))
+    Status::bad_request(format!(
+        "the object provided is unrecognized: couldn't get version/kind; {what}: {error}"
+    ))
 }
 
 /// Builds one value, keeping the path to it for reports.
@@ -62,7 +73,9 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(value.into())
     }
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that JSON cannot hold"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number that JSON cannot hold"))
     }
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(value.into())
@@ -84,7 +97,10 @@ impl<'de> Visitor<'de> for Node<'_> {
         let length = self.path.len();
         loop {
             self.path.push_str(&format!("[{}]", list.len()));
-            let item = items.next_element_seed(Node { path: self.path, duplicates: self.duplicates })?;
+            let item = items.next_element_seed(Node {
+                path: self.path,
+                duplicates: self.duplicates,
+            })?;
             self.path.truncate(length);
             match item {
                 Some(item) => list.push(item),
@@ -100,9 +116,13 @@ impl<'de> Visitor<'de> for Node<'_> {
                 self.path.push('.');
             }
             self.path.push_str(&key);
-            let value = entries.next_value_seed(Node { path: self.path, duplicates: self.duplicates })?;
+            let value = entries.next_value_seed(Node {
+                path: self.path,
+                duplicates: self.duplicates,
+            })?;
             if map.insert(key, value).is_some() {
-                self.duplicates.push(format!("duplicate field {:?}", self.path));
+                self.duplicates
+                    .push(format!("duplicate field {:?}", self.path));
             }
             self.path.truncate(length);
         }
@@ -155,7 +175,10 @@ mod tests {
     fn repeated_keys_are_named_with_their_path() {
         let (value, duplicates) = parse_json(br#"{"a":[{"b":1,"b":2}],"c":1,"c":3}"#).unwrap();
         assert_eq!(value, json!({"a": [{"b": 2}], "c": 3}));
-        assert_eq!(duplicates, ["duplicate field \"a[0].b\"", "duplicate field \"c\""]);
+        assert_eq!(
+            duplicates,
+            ["duplicate field \"a[0].b\"", "duplicate field \"c\""]
+        );
         let (value, duplicates) = parse_yaml(b"a:\n- b: 1\n  b: 2\nc: yes\n3: x\n").unwrap();
         assert_eq!(value["a"], json!([{"b": 2}]));
         assert_eq!(value["3"], "x");
@@ -167,7 +190,11 @@ mod tests {
         for bytes in [&b"{"[..], b"", b"{}x", b"{\"a\":}", b"\xff"] {
             let status = parse_json(bytes).unwrap_err();
             assert_eq!(status.code, 400);
-            assert!(status.message.contains("json parse error"), "{}", status.message);
+            assert!(
+                status.message.contains("json parse error"),
+                "{}",
+                status.message
+            );
         }
         for bytes in [&b"a: [1"[..], b"a: b: c", b"x: .nan", b"a: 1\n---\nb: 2\n"] {
             assert_eq!(parse_yaml(bytes).unwrap_err().code, 400, "{bytes:?}");

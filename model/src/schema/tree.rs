@@ -88,7 +88,8 @@ impl Type {
     /// Name as Go prints it: `v1.PodSpec`.
     pub fn go_name(&self) -> &'static str {
         let mut dots = self.name.rmatch_indices('.').skip(1);
-        dots.next().map_or(self.name, |(at, _)| &self.name[at + 1..])
+        dots.next()
+            .map_or(self.name, |(at, _)| &self.name[at + 1..])
     }
 }
 
@@ -107,8 +108,10 @@ pub fn tree() -> &'static Tree {
 impl Tree {
     fn parse(text: &'static str) -> Tree {
         let names = text.lines().filter(|line| !line.starts_with(' '));
-        let by_name: BTreeMap<&'static str, usize> =
-            names.enumerate().map(|(index, line)| (line.trim_end_matches(" atomic"), index)).collect();
+        let by_name: BTreeMap<&'static str, usize> = names
+            .enumerate()
+            .map(|(index, line)| (line.trim_end_matches(" atomic"), index))
+            .collect();
         let mut types: Vec<Type> = Vec::with_capacity(by_name.len());
         for line in text.lines() {
             match line.strip_prefix(' ') {
@@ -138,19 +141,29 @@ impl Tree {
     /// The field of this JSON name, looking into inlined structs.
     pub fn field(&self, owner: usize, name: &str) -> Option<&Field> {
         let fields = &self.types[owner].fields;
-        if let Some(field) = fields.iter().find(|field| field.name == name && !field.inline) {
+        if let Some(field) = fields
+            .iter()
+            .find(|field| field.name == name && !field.inline)
+        {
             return Some(field);
         }
-        fields.iter().filter(|field| field.inline).find_map(|field| match field.shape {
-            Shape::Struct(inner) => self.field(inner, name),
-            _ => None,
-        })
+        fields
+            .iter()
+            .filter(|field| field.inline)
+            .find_map(|field| match field.shape {
+                Shape::Struct(inner) => self.field(inner, name),
+                _ => None,
+            })
     }
 }
 
 fn parse_field(line: &'static str, by_name: &BTreeMap<&'static str, usize>) -> Field {
     let mut words = line.split(' ');
-    let mut word = || words.next().expect("a field has a number, a name and a shape");
+    let mut word = || {
+        words
+            .next()
+            .expect("a field has a number, a name and a shape")
+    };
     let number = word().parse().expect("a field number");
     let name = word();
     let shape = word();
@@ -196,7 +209,10 @@ fn parse_field(line: &'static str, by_name: &BTreeMap<&'static str, usize>) -> F
             field.merge = Merge::Set;
         } else if rule == "map-atomic" {
             field.merge = Merge::Atomic;
-        } else if let Some((strategy, key)) = rule.strip_prefix("patch-").and_then(|rule| rule.split_once(':')) {
+        } else if let Some((strategy, key)) = rule
+            .strip_prefix("patch-")
+            .and_then(|rule| rule.split_once(':'))
+        {
             field.patch_strategy = strategy;
             field.patch_merge_key = key;
         }
@@ -212,7 +228,11 @@ mod tests {
     #[test]
     fn every_kind_and_its_subresources_have_a_type() {
         for kind in kinds::all() {
-            assert!(tree().find(&kind.definition()).is_some(), "{}", kind.definition());
+            assert!(
+                tree().find(&kind.definition()).is_some(),
+                "{}",
+                kind.definition()
+            );
         }
         for definition in [
             "io.k8s.api.autoscaling.v1.Scale",
@@ -232,7 +252,10 @@ mod tests {
         assert!(tree().field(volume, "volumeSource").is_none());
         let container = tree().index("io.k8s.api.core.v1.Container").unwrap();
         let ports = tree().field(container, "ports").unwrap();
-        assert_eq!((ports.merge, ports.keys.as_slice()), (Merge::ByKeys, &["containerPort", "protocol"][..]));
+        assert_eq!(
+            (ports.merge, ports.keys.as_slice()),
+            (Merge::ByKeys, &["containerPort", "protocol"][..])
+        );
         assert_eq!(ports.patch_merge_key, "containerPort");
         assert_eq!(tree().types[container].go_name(), "v1.Container");
     }
@@ -240,7 +263,12 @@ mod tests {
     #[test]
     fn numbers_are_unique_within_a_type() {
         for each in &tree().types {
-            let mut numbers: Vec<u32> = each.fields.iter().map(|field| field.number).filter(|number| *number > 0).collect();
+            let mut numbers: Vec<u32> = each
+                .fields
+                .iter()
+                .map(|field| field.number)
+                .filter(|number| *number > 0)
+                .collect();
             let count = numbers.len();
             numbers.sort_unstable();
             numbers.dedup();

@@ -11,7 +11,10 @@ use crate::quantity::Quantity;
 
 /// Returns the paths of unknown fields, which are removed; the error is the decoder's message.
 pub fn walk(root: usize, object: &mut Value) -> Result<Vec<String>, String> {
-    let mut walk = Walk { path: Vec::new(), unknown: Vec::new() };
+    let mut walk = Walk {
+        path: Vec::new(),
+        unknown: Vec::new(),
+    };
     match object {
         Value::Object(map) => {
             for field in ["apiVersion", "kind"] {
@@ -110,7 +113,12 @@ impl Walk {
         names.join(".")
     }
 
-    fn structure(&mut self, index: usize, map: &mut Map<String, Value>, root: bool) -> Result<(), String> {
+    fn structure(
+        &mut self,
+        index: usize,
+        map: &mut Map<String, Value>,
+        root: bool,
+    ) -> Result<(), String> {
         let mut dropped: Vec<String> = Vec::new();
         for (name, value) in map.iter_mut() {
             let Some(field) = tree().field(index, name) else {
@@ -156,7 +164,11 @@ impl Walk {
                 Ok(())
             }
             (container, value) => {
-                let prefix = if container == Container::List { "[]" } else { "map[string]" };
+                let prefix = if container == Container::List {
+                    "[]"
+                } else {
+                    "map[string]"
+                };
                 let wanted = format!("{prefix}{}", go_type(field.shape));
                 Err(self.mismatch(owner, &found(value), &wanted))
             }
@@ -182,17 +194,28 @@ impl Walk {
     }
 
     fn mismatch(&self, owner: usize, found: &str, wanted: &str) -> String {
-        mismatch(found, tree().types[owner].short_name(), &self.go_path(), wanted)
+        mismatch(
+            found,
+            tree().types[owner].short_name(),
+            &self.go_path(),
+            wanted,
+        )
     }
 
     fn single(&mut self, owner: usize, shape: Shape, value: &mut Value) -> Result<(), String> {
-        let wrong = |walk: &Walk, value: &Value| Err(walk.mismatch(owner, &found(value), go_type(shape)));
+        let wrong =
+            |walk: &Walk, value: &Value| Err(walk.mismatch(owner, &found(value), go_type(shape)));
         match (shape, &mut *value) {
-            (Shape::String, Value::String(_)) | (Shape::Bool, Value::Bool(_)) | (Shape::Raw, _) => Ok(()),
+            (Shape::String, Value::String(_)) | (Shape::Bool, Value::Bool(_)) | (Shape::Raw, _) => {
+                Ok(())
+            }
             (Shape::Double, Value::Number(_)) | (Shape::Fields, Value::Object(_)) => Ok(()),
             (Shape::IntOrString, Value::String(_)) => Ok(()),
             (Shape::Int32 | Shape::IntOrString, Value::Number(number)) => {
-                match number.as_i64().and_then(|number| i32::try_from(number).ok()) {
+                match number
+                    .as_i64()
+                    .and_then(|number| i32::try_from(number).ok())
+                {
                     Some(_) => Ok(()),
                     None => Err(self.mismatch(owner, &format!("number {number}"), "int32")),
                 }
@@ -252,10 +275,18 @@ impl Walk {
         }
         let position = match BASE64.decode(text.as_bytes()) {
             Ok(_) => return Ok(()),
-            Err(base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _)) => at,
-            Err(base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding) => text.len(),
+            Err(
+                base64::DecodeError::InvalidByte(at, _)
+                | base64::DecodeError::InvalidLastSymbol(at, _),
+            ) => at,
+            Err(base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding) => {
+                text.len()
+            }
         };
-        Err(format!("{}: illegal base64 data at input byte {position}", self.full_path()))
+        Err(format!(
+            "{}: illegal base64 data at input byte {position}",
+            self.full_path()
+        ))
     }
 }
 
@@ -275,8 +306,15 @@ mod tests {
     fn refused(kind: &kinds::Kind, mut object: serde_json::Value) -> String {
         let status = check(kind, &mut object, FieldValidation::Strict).unwrap_err();
         assert_eq!((status.code, status.reason.as_str()), (400, "BadRequest"));
-        let prefix = format!("{0} in version \"v1\" cannot be handled as a {0}: ", kind.kind);
-        status.message.strip_prefix(&prefix).expect("the usual prefix").to_owned()
+        let prefix = format!(
+            "{0} in version \"v1\" cannot be handled as a {0}: ",
+            kind.kind
+        );
+        status
+            .message
+            .strip_prefix(&prefix)
+            .expect("the usual prefix")
+            .to_owned()
     }
 
     #[test]
@@ -289,7 +327,10 @@ mod tests {
         let mut pruned = object;
         let warnings = check(kinds::DEPLOYMENT, &mut pruned, FieldValidation::Warn).unwrap();
         assert_eq!(warnings[0], "unknown field \"spec.foo\"");
-        assert_eq!(pruned, json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}));
+        assert_eq!(
+            pruned,
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}})
+        );
     }
 
     #[test]
@@ -315,8 +356,14 @@ mod tests {
                 json!({"metadata": {"labels": {"a": 1}}}),
                 "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
             ),
-            (json!({"spec": []}), "json: cannot unmarshal array into Go struct field Deployment.spec of type v1.DeploymentSpec"),
-            (json!([]), "json: cannot unmarshal array into Go value of type v1.Deployment"),
+            (
+                json!({"spec": []}),
+                "json: cannot unmarshal array into Go struct field Deployment.spec of type v1.DeploymentSpec",
+            ),
+            (
+                json!([]),
+                "json: cannot unmarshal array into Go value of type v1.Deployment",
+            ),
         ] {
             assert_eq!(refused(kinds::DEPLOYMENT, object), message);
         }
@@ -336,7 +383,8 @@ mod tests {
             json!({"metadata": {"labels": {"a": ""}}, "spec": {"containers": [
                 {"name": "a", "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"cpu": "1500m"}}}, {}]}})
         );
-        let mut lease = json!({"spec": {"renewTime": "2026-01-02T03:04:05Z", "leaseDurationSeconds": 40}});
+        let mut lease =
+            json!({"spec": {"renewTime": "2026-01-02T03:04:05Z", "leaseDurationSeconds": 40}});
         check(kinds::LEASE, &mut lease, FieldValidation::Strict).unwrap();
         assert_eq!(lease["spec"]["renewTime"], "2026-01-02T03:04:05.000000Z");
         let mut service = json!({"spec": {"ports": [{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8081}]}});

@@ -50,7 +50,10 @@ impl FieldErrorKind {
     fn shows_value(self) -> bool {
         !matches!(
             self,
-            FieldErrorKind::Required | FieldErrorKind::Forbidden | FieldErrorKind::TooLong | FieldErrorKind::Internal
+            FieldErrorKind::Required
+                | FieldErrorKind::Forbidden
+                | FieldErrorKind::TooLong
+                | FieldErrorKind::Internal
         )
     }
 }
@@ -65,19 +68,37 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    fn new(field: impl Into<String>, kind: FieldErrorKind, value: Value, detail: impl Into<String>) -> FieldError {
-        FieldError { field: field.into(), kind, value, detail: detail.into() }
+    fn new(
+        field: impl Into<String>,
+        kind: FieldErrorKind,
+        value: Value,
+        detail: impl Into<String>,
+    ) -> FieldError {
+        FieldError {
+            field: field.into(),
+            kind,
+            value,
+            detail: detail.into(),
+        }
     }
 
     pub fn required(field: impl Into<String>, detail: impl Into<String>) -> FieldError {
         FieldError::new(field, FieldErrorKind::Required, Value::Null, detail)
     }
 
-    pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> FieldError {
+    pub fn invalid(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> FieldError {
         FieldError::new(field, FieldErrorKind::Invalid, value.into(), detail)
     }
 
-    pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> FieldError {
+    pub fn not_supported(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        supported: &[&str],
+    ) -> FieldError {
         let quoted: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
         let detail = match quoted.len() {
             0 => String::new(),
@@ -101,10 +122,19 @@ impl FieldError {
 
     pub fn too_many(field: impl Into<String>, count: usize, limit: usize) -> FieldError {
         let noun = if limit == 1 { "item" } else { "items" };
-        FieldError::new(field, FieldErrorKind::TooMany, count.into(), format!("must have at most {limit} {noun}"))
+        FieldError::new(
+            field,
+            FieldErrorKind::TooMany,
+            count.into(),
+            format!("must have at most {limit} {noun}"),
+        )
     }
 
-    pub fn type_invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> FieldError {
+    pub fn type_invalid(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> FieldError {
         FieldError::new(field, FieldErrorKind::TypeInvalid, value.into(), detail)
     }
 

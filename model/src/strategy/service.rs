@@ -5,7 +5,10 @@ use serde_json::{Map, Value};
 use crate::meta::map_mut;
 
 fn type_of(spec: Option<&Map<String, Value>>) -> String {
-    spec.and_then(|spec| spec.get("type")).and_then(Value::as_str).unwrap_or("ClusterIP").to_owned()
+    spec.and_then(|spec| spec.get("type"))
+        .and_then(Value::as_str)
+        .unwrap_or("ClusterIP")
+        .to_owned()
 }
 
 fn has_node_ports(kind: &str) -> bool {
@@ -20,7 +23,9 @@ fn unchanged(new: &Map<String, Value>, old: &Value, field: &str) -> bool {
 pub fn prepare_update(new: &mut Value, old: &Value) {
     let old_spec = &old["spec"];
     let old_type = type_of(old_spec.as_object());
-    let Some(spec) = map_mut(new).get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let Some(spec) = map_mut(new).get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
     let new_type = type_of(Some(&*spec));
     if new_type != "ExternalName" && old_type != "ExternalName" {
         keep_addresses(spec, old_spec);
@@ -50,14 +55,29 @@ fn keep_addresses(spec: &mut Map<String, Value>, old: &Value) {
 
 /// So can one without node ports: a port that stays keeps its number on the nodes.
 fn keep_node_ports(spec: &mut Map<String, Value>, old: &Value) {
-    let stored = old.get("ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let stored = old
+        .get("ports")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let identity = |port: &Value| {
-        let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
+        let protocol = port
+            .get("protocol")
+            .and_then(Value::as_str)
+            .unwrap_or("TCP")
+            .to_owned();
         (port.get("port").and_then(Value::as_i64), protocol)
     };
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+    for port in spec
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) == 0
-            && let Some(kept) = stored.iter().find(|stored| identity(stored) == identity(port))
+            && let Some(kept) = stored
+                .iter()
+                .find(|stored| identity(stored) == identity(port))
             && let Some(node_port) = kept.get("nodePort")
         {
             map_mut(port).insert("nodePort".to_owned(), node_port.clone());
@@ -76,12 +96,22 @@ fn drop_unchanged(spec: &mut Map<String, Value>, old: &Value, fields: &[&str]) {
 /// A patch of the type alone leaves fields behind that the new type may not have.
 fn drop_former(spec: &mut Map<String, Value>, old: &Value, new_type: &str, old_type: &str) {
     if new_type == "ExternalName" && unchanged(spec, old, "clusterIP") {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+        for field in [
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "internalTrafficPolicy",
+        ] {
             spec.remove(field);
         }
     }
     if old_type == "LoadBalancer" {
-        drop_unchanged(spec, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+        drop_unchanged(
+            spec,
+            old,
+            &["allocateLoadBalancerNodePorts", "loadBalancerClass"],
+        );
     }
     if has_node_ports(old_type) && !has_node_ports(new_type) {
         drop_unchanged(spec, old, &["externalTrafficPolicy", "healthCheckNodePort"]);
@@ -92,9 +122,17 @@ fn drop_former(spec: &mut Map<String, Value>, old: &Value, new_type: &str, old_t
             .flatten()
             .filter_map(|port| port.get("nodePort"))
             .collect();
-        for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        for port in spec
+            .get_mut("ports")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             let port = map_mut(port);
-            if port.get("nodePort").is_some_and(|number| stored.contains(&number)) {
+            if port
+                .get("nodePort")
+                .is_some_and(|number| stored.contains(&number))
+            {
                 port.remove("nodePort");
             }
         }
@@ -116,7 +154,10 @@ mod tests {
         let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]}});
         prepare_update(&mut new, &node_port());
         assert_eq!(new["spec"]["clusterIP"], "10.43.0.9");
-        assert_eq!(new["spec"]["ports"], json!([{"port": 80, "nodePort": 30080}, {"port": 81}]));
+        assert_eq!(
+            new["spec"]["ports"],
+            json!([{"port": 80, "nodePort": 30080}, {"port": 81}])
+        );
     }
 
     #[test]

@@ -13,7 +13,11 @@ pub fn node(object: &Value, errors: &mut Errors) {
         let range = range.as_str().unwrap_or("");
         if !is_range(range) {
             let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(format!("spec.podCIDRs[{index}]"), range, detail));
+            errors.push(FieldError::invalid(
+                format!("spec.podCIDRs[{index}]"),
+                range,
+                detail,
+            ));
         }
     }
     for list in ["capacity", "allocatable"] {
@@ -23,8 +27,12 @@ pub fn node(object: &Value, errors: &mut Errors) {
 
 /// `address/prefix length`.
 fn is_range(text: &str) -> bool {
-    let Some((address, length)) = text.split_once('/') else { return false };
-    let Ok(length) = length.parse::<u8>() else { return false };
+    let Some((address, length)) = text.split_once('/') else {
+        return false;
+    };
+    let Ok(length) = length.parse::<u8>() else {
+        return false;
+    };
     match address.parse::<std::net::IpAddr>() {
         Ok(std::net::IpAddr::V4(_)) => length <= 32,
         Ok(std::net::IpAddr::V6(_)) => length <= 128,
@@ -50,7 +58,11 @@ pub fn namespace(object: &Value, errors: &mut Errors) {
     for (index, finalizer) in items(&object["spec"]["finalizers"]).iter().enumerate() {
         let finalizer = finalizer.as_str().unwrap_or("");
         for fault in name::qualified(finalizer) {
-            errors.push(FieldError::invalid(format!("spec.finalizers[{index}]"), finalizer, fault));
+            errors.push(FieldError::invalid(
+                format!("spec.finalizers[{index}]"),
+                finalizer,
+                fault,
+            ));
         }
     }
 }
@@ -59,7 +71,11 @@ pub fn lease(spec: &Value, errors: &mut Errors) {
     if let Some(seconds) = spec["leaseDurationSeconds"].as_i64()
         && seconds <= 0
     {
-        errors.push(FieldError::invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0"));
+        errors.push(FieldError::invalid(
+            "spec.leaseDurationSeconds",
+            seconds,
+            "must be greater than 0",
+        ));
     }
     not_negative(spec, "spec", &["leaseTransitions"], errors);
 }
@@ -67,21 +83,37 @@ pub fn lease(spec: &Value, errors: &mut Errors) {
 pub fn event(kind: &Kind, object: &Value, errors: &mut Errors) {
     /// Of the message, as events.k8s.io has it.
     const NOTE_MAX_BYTES: usize = 1024;
-    let subject = if *kind == *kinds::EVENT { "involvedObject" } else { "regarding" };
+    let subject = if *kind == *kinds::EVENT {
+        "involvedObject"
+    } else {
+        "regarding"
+    };
     let namespace = text(&object[subject], "namespace");
     let own = meta::namespace(object);
     // Events about cluster-scoped objects live in `default`.
     if namespace.is_empty() {
         if own != "default" && own != "kube-system" {
             let detail = "does not match event.namespace";
-            errors.push(FieldError::invalid(format!("{subject}.namespace"), namespace, detail));
+            errors.push(FieldError::invalid(
+                format!("{subject}.namespace"),
+                namespace,
+                detail,
+            ));
         }
     } else if namespace != own {
         let detail = "does not match event.namespace";
-        errors.push(FieldError::invalid(format!("{subject}.namespace"), namespace, detail));
+        errors.push(FieldError::invalid(
+            format!("{subject}.namespace"),
+            namespace,
+            detail,
+        ));
     }
     if *kind == *kinds::EVENTS_EVENT && text(object, "note").len() > NOTE_MAX_BYTES {
-        errors.push(FieldError::invalid("note", "", "can have at most 1024 bytes"));
+        errors.push(FieldError::invalid(
+            "note",
+            "",
+            "can have at most 1024 bytes",
+        ));
     }
 }
 
@@ -90,7 +122,11 @@ pub fn service_account(object: &Value, errors: &mut Errors) {
         let own = text(secret, "name");
         if !own.is_empty() {
             for fault in name::subdomain(own) {
-                errors.push(FieldError::invalid(format!("imagePullSecrets[{index}].name"), own, fault));
+                errors.push(FieldError::invalid(
+                    format!("imagePullSecrets[{index}].name"),
+                    own,
+                    fault,
+                ));
             }
         }
     }
@@ -111,13 +147,28 @@ pub fn review(kind: &Kind, object: &Value, errors: &mut Errors) {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     if !resource.is_null() && !path.is_null() {
         let detail = "cannot be specified in combination with resourceAttributes";
-        errors.push(FieldError::invalid("spec.nonResourceAttributes", path.clone(), detail));
+        errors.push(FieldError::invalid(
+            "spec.nonResourceAttributes",
+            path.clone(),
+            detail,
+        ));
     }
     if resource.is_null() && path.is_null() {
         let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-        errors.push(FieldError::invalid("spec.resourceAttributes", Value::Null, detail));
+        errors.push(FieldError::invalid(
+            "spec.resourceAttributes",
+            Value::Null,
+            detail,
+        ));
     }
-    if *kind == *kinds::SUBJECT_ACCESS_REVIEW && text(spec, "user").is_empty() && items(&spec["groups"]).is_empty() {
-        errors.push(FieldError::invalid("spec.user", "", "at least one of user or group must be specified"));
+    if *kind == *kinds::SUBJECT_ACCESS_REVIEW
+        && text(spec, "user").is_empty()
+        && items(&spec["groups"]).is_empty()
+    {
+        errors.push(FieldError::invalid(
+            "spec.user",
+            "",
+            "at least one of user or group must be specified",
+        ));
     }
 }

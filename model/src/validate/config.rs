@@ -15,7 +15,10 @@ fn entries(map: &Value) -> impl Iterator<Item = (&String, &Value)> {
 }
 
 fn decoded_bytes(value: &Value) -> Vec<u8> {
-    value.as_str().and_then(|text| BASE64.decode(text).ok()).unwrap_or_default()
+    value
+        .as_str()
+        .and_then(|text| BASE64.decode(text).ok())
+        .unwrap_or_default()
 }
 
 pub fn config_map(object: &Value, errors: &mut Errors) {
@@ -24,7 +27,11 @@ pub fn config_map(object: &Value, errors: &mut Errors) {
         key_faults(key, "data", errors);
         if !object["binaryData"][key.as_str()].is_null() {
             let detail = "duplicate of key present in binaryData";
-            errors.push(FieldError::invalid(format!("data[{key}]"), key.as_str(), detail));
+            errors.push(FieldError::invalid(
+                format!("data[{key}]"),
+                key.as_str(),
+                detail,
+            ));
         }
         total_bytes += value.as_str().map_or(0, str::len);
     }
@@ -62,7 +69,10 @@ pub fn secret(object: &Value, errors: &mut Errors) {
         "kubernetes.io/service-account-token" => {
             let annotation = "kubernetes.io/service-account.name";
             if text(&object["metadata"]["annotations"], annotation).is_empty() {
-                errors.push(FieldError::required(format!("metadata.annotations[{annotation}]"), ""));
+                errors.push(FieldError::required(
+                    format!("metadata.annotations[{annotation}]"),
+                    "",
+                ));
             }
         }
         "kubernetes.io/dockercfg" => docker_config(data, ".dockercfg", errors),
@@ -87,7 +97,11 @@ fn docker_config(data: &Value, key: &str, errors: &mut Errors) {
     if data[key].is_null() {
         errors.push(FieldError::required(path, ""));
     } else if let Err(error) = serde_json::from_slice::<Value>(&decoded_bytes(&data[key])) {
-        errors.push(FieldError::invalid(path, "<secret contents redacted>", error.to_string()));
+        errors.push(FieldError::invalid(
+            path,
+            "<secret contents redacted>",
+            error.to_string(),
+        ));
     }
 }
 

@@ -35,15 +35,27 @@ pub fn containers(spec: &Value, path: &str, volumes: &BTreeSet<String>, errors: 
             environment(container, &path, errors);
             mounts(container, &path, volumes, errors);
             if !container["resources"].is_null() {
-                resources::requirements(&container["resources"], &format!("{path}.resources"), errors);
+                resources::requirements(
+                    &container["resources"],
+                    &format!("{path}.resources"),
+                    errors,
+                );
             }
-            security(&container["securityContext"], &format!("{path}.securityContext"), errors);
+            security(
+                &container["securityContext"],
+                &format!("{path}.securityContext"),
+                errors,
+            );
             for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
                 if !container[kind].is_null() {
                     probe(&container[kind], &format!("{path}.{kind}"), kind, errors);
                 }
             }
-            lifecycle(&container["lifecycle"], &format!("{path}.lifecycle"), errors);
+            lifecycle(
+                &container["lifecycle"],
+                &format!("{path}.lifecycle"),
+                errors,
+            );
         }
     }
 }
@@ -64,18 +76,39 @@ fn identity(container: &Value, path: &str, errors: &mut Errors) {
         let detail = "must not have leading or trailing whitespace";
         errors.push(FieldError::invalid(format!("{path}.image"), image, detail));
     }
-    one_of(container, path, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"], errors);
-    one_of(container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], errors);
+    one_of(
+        container,
+        path,
+        "terminationMessagePolicy",
+        &["FallbackToLogsOnError", "File"],
+        errors,
+    );
+    one_of(
+        container,
+        path,
+        "imagePullPolicy",
+        &["Always", "IfNotPresent", "Never"],
+        errors,
+    );
 }
 
 fn restart(container: &Value, path: &str, list: &str, errors: &mut Errors) {
     let policy = text(container, "restartPolicy");
     if list == "initContainers" {
         if !policy.is_empty() && policy != "Always" {
-            errors.push(FieldError::not_supported(format!("{path}.restartPolicy"), policy, &["Always"]));
+            errors.push(FieldError::not_supported(
+                format!("{path}.restartPolicy"),
+                policy,
+                &["Always"],
+            ));
         }
         if policy != "Always" {
-            for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+            for field in [
+                "lifecycle",
+                "livenessProbe",
+                "readinessProbe",
+                "startupProbe",
+            ] {
                 if !container[field].is_null() {
                     let detail = "may not be set for init containers without restartPolicy=Always";
                     errors.push(FieldError::forbidden(format!("{path}.{field}"), detail));
@@ -83,12 +116,22 @@ fn restart(container: &Value, path: &str, list: &str, errors: &mut Errors) {
             }
         }
     } else if !policy.is_empty() {
-        errors.push(FieldError::forbidden(format!("{path}.restartPolicy"), "may not be set for non-init containers"));
+        errors.push(FieldError::forbidden(
+            format!("{path}.restartPolicy"),
+            "may not be set for non-init containers",
+        ));
     }
 }
 
 fn ephemeral(container: &Value, path: &str, errors: &mut Errors) {
-    for field in ["ports", "resources", "lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+    for field in [
+        "ports",
+        "resources",
+        "lifecycle",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+    ] {
         let empty = match &container[field] {
             Value::Null => true,
             Value::Array(list) => list.is_empty(),
@@ -122,31 +165,55 @@ fn ports(container: &Value, path: &str, on_host: bool, errors: &mut Errors) {
             errors.push(FieldError::required(format!("{path}.containerPort"), ""));
         } else {
             for fault in name::port_number(number) {
-                errors.push(FieldError::invalid(format!("{path}.containerPort"), number, fault));
+                errors.push(FieldError::invalid(
+                    format!("{path}.containerPort"),
+                    number,
+                    fault,
+                ));
             }
         }
         if on_node != 0 {
             for fault in name::port_number(on_node) {
-                errors.push(FieldError::invalid(format!("{path}.hostPort"), on_node, fault));
+                errors.push(FieldError::invalid(
+                    format!("{path}.hostPort"),
+                    on_node,
+                    fault,
+                ));
             }
             if on_host && on_node != number {
                 let detail = "must match `hostPort` when `hostNetwork` is true";
-                errors.push(FieldError::invalid(format!("{path}.containerPort"), number, detail));
+                errors.push(FieldError::invalid(
+                    format!("{path}.containerPort"),
+                    number,
+                    detail,
+                ));
             }
         }
         one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors);
     }
 }
 
-fn host_port_conflicts(container: &Value, path: &str, taken: &mut BTreeSet<String>, errors: &mut Errors) {
+fn host_port_conflicts(
+    container: &Value,
+    path: &str,
+    taken: &mut BTreeSet<String>,
+    errors: &mut Errors,
+) {
     for (index, port) in items(&container["ports"]).iter().enumerate() {
         let number = port["hostPort"].as_i64().unwrap_or(0);
         if number == 0 {
             continue;
         }
-        let key = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
+        let key = format!(
+            "{}/{}/{number}",
+            text(port, "protocol"),
+            text(port, "hostIP")
+        );
         if !taken.insert(key.clone()) {
-            errors.push(FieldError::duplicate(format!("{path}.ports[{index}].hostPort"), key));
+            errors.push(FieldError::duplicate(
+                format!("{path}.ports[{index}].hostPort"),
+                key,
+            ));
         }
     }
 }
@@ -220,24 +287,47 @@ fn environment(container: &Value, path: &str, errors: &mut Errors) {
 fn value_from(variable: &Value, path: &str, errors: &mut Errors) {
     let source = &variable["valueFrom"];
     let path = format!("{path}.valueFrom");
-    let given: Vec<&str> = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"]
-        .into_iter()
-        .filter(|field| !source[*field].is_null())
-        .collect();
+    let given: Vec<&str> = [
+        "fieldRef",
+        "resourceFieldRef",
+        "configMapKeyRef",
+        "secretKeyRef",
+        "fileKeyRef",
+    ]
+    .into_iter()
+    .filter(|field| !source[*field].is_null())
+    .collect();
     if given.is_empty() {
-        let detail =
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
+        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         errors.push(FieldError::invalid(path.clone(), "", detail));
     } else if !text(variable, "value").is_empty() {
-        errors.push(FieldError::invalid(path.clone(), "", "may not be specified when `value` is not empty"));
+        errors.push(FieldError::invalid(
+            path.clone(),
+            "",
+            "may not be specified when `value` is not empty",
+        ));
     } else if given.len() > 1 {
-        errors.push(FieldError::invalid(path.clone(), "", "may not have more than one field specified at a time"));
+        errors.push(FieldError::invalid(
+            path.clone(),
+            "",
+            "may not have more than one field specified at a time",
+        ));
     }
     if !source["fieldRef"].is_null() {
-        field_reference(&source["fieldRef"], &format!("{path}.fieldRef"), &ENVIRONMENT_FIELDS, errors);
+        field_reference(
+            &source["fieldRef"],
+            &format!("{path}.fieldRef"),
+            &ENVIRONMENT_FIELDS,
+            errors,
+        );
     }
     if !source["resourceFieldRef"].is_null() {
-        resource_reference(&source["resourceFieldRef"], &format!("{path}.resourceFieldRef"), false, errors);
+        resource_reference(
+            &source["resourceFieldRef"],
+            &format!("{path}.resourceFieldRef"),
+            false,
+            errors,
+        );
     }
     for field in ["configMapKeyRef", "secretKeyRef"] {
         let reference = &source[field];
@@ -270,7 +360,9 @@ pub fn field_reference(reference: &Value, path: &str, supported: &[&str], errors
         errors.push(FieldError::required(path, ""));
         return;
     }
-    let subscript = field.strip_suffix("']").and_then(|start| start.split_once("['"));
+    let subscript = field
+        .strip_suffix("']")
+        .and_then(|start| start.split_once("['"));
     match subscript {
         Some(("metadata.labels", key)) => {
             for fault in name::qualified(key) {
@@ -296,7 +388,11 @@ pub fn resource_reference(reference: &Value, path: &str, in_volume: bool, errors
     if resource.is_empty() {
         errors.push(FieldError::required(format!("{path}.resource"), ""));
     } else if !RESOURCE_FIELDS.contains(&resource) && !resource.contains(".hugepages-") {
-        errors.push(FieldError::not_supported(format!("{path}.resource"), resource, &RESOURCE_FIELDS));
+        errors.push(FieldError::not_supported(
+            format!("{path}.resource"),
+            resource,
+            &RESOURCE_FIELDS,
+        ));
     }
 }
 
@@ -314,7 +410,11 @@ fn mounts(container: &Value, path: &str, volumes: &BTreeSet<String>, errors: &mu
         if place.is_empty() {
             errors.push(FieldError::required(format!("{path}.mountPath"), ""));
         } else if !places.insert(place) {
-            errors.push(FieldError::invalid(format!("{path}.mountPath"), place, "must be unique"));
+            errors.push(FieldError::invalid(
+                format!("{path}.mountPath"),
+                place,
+                "must be unique",
+            ));
         }
         for field in ["subPath", "subPathExpr"] {
             relative_path(text(mount, field), &format!("{path}.{field}"), errors);
@@ -322,16 +422,26 @@ fn mounts(container: &Value, path: &str, volumes: &BTreeSet<String>, errors: &mu
         if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
             let expression = text(mount, "subPathExpr");
             let detail = "subPathExpr and subPath are mutually exclusive";
-            errors.push(FieldError::invalid(format!("{path}.subPathExpr"), expression, detail));
+            errors.push(FieldError::invalid(
+                format!("{path}.subPathExpr"),
+                expression,
+                detail,
+            ));
         }
         let propagation = text(mount, "mountPropagation");
         if !propagation.is_empty() {
             let allowed = ["Bidirectional", "HostToContainer", "None"];
             one_of(mount, &path, "mountPropagation", &allowed, errors);
-            let privileged = container["securityContext"]["privileged"].as_bool().unwrap_or(false);
+            let privileged = container["securityContext"]["privileged"]
+                .as_bool()
+                .unwrap_or(false);
             if propagation == "Bidirectional" && !privileged {
-                let detail = "Bidirectional mount propagation is available only to privileged containers";
-                errors.push(FieldError::forbidden(format!("{path}.mountPropagation"), detail));
+                let detail =
+                    "Bidirectional mount propagation is available only to privileged containers";
+                errors.push(FieldError::forbidden(
+                    format!("{path}.mountPropagation"),
+                    detail,
+                ));
             }
         }
     }
@@ -363,13 +473,18 @@ fn security(context: &Value, path: &str, errors: &mut Errors) {
 const HANDLERS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 
 fn handler(handler: &Value, path: &str, allowed: &[&str], errors: &mut Errors) {
-    let given: Vec<&str> =
-        HANDLERS.into_iter().filter(|kind| allowed.contains(kind) && !handler[*kind].is_null()).collect();
+    let given: Vec<&str> = HANDLERS
+        .into_iter()
+        .filter(|kind| allowed.contains(kind) && !handler[*kind].is_null())
+        .collect();
     if given.is_empty() {
         errors.push(FieldError::required(path, "must specify a handler type"));
     }
     for extra in given.iter().skip(1) {
-        errors.push(FieldError::forbidden(format!("{path}.{extra}"), "may not specify more than 1 handler type"));
+        errors.push(FieldError::forbidden(
+            format!("{path}.{extra}"),
+            "may not specify more than 1 handler type",
+        ));
     }
     let Some(kind) = given.first() else { return };
     let path = format!("{path}.{kind}");
@@ -387,7 +502,11 @@ fn handler(handler: &Value, path: &str, allowed: &[&str], errors: &mut Errors) {
             for (index, header) in items(&details["httpHeaders"]).iter().enumerate() {
                 let header = text(header, "name");
                 for fault in name::http_header(header) {
-                    errors.push(FieldError::invalid(format!("{path}.httpHeaders[{index}]"), header, fault));
+                    errors.push(FieldError::invalid(
+                        format!("{path}.httpHeaders[{index}]"),
+                        header,
+                        fault,
+                    ));
                 }
             }
         }
@@ -402,25 +521,50 @@ pub fn port_reference(port: &Value, path: &str, errors: &mut Errors) {
         Value::String(text) => name::port_name(text),
         other => name::port_number(other.as_i64().unwrap_or(0)),
     };
-    let shown = if port.is_null() { Value::from(0) } else { port.clone() };
+    let shown = if port.is_null() {
+        Value::from(0)
+    } else {
+        port.clone()
+    };
     for fault in faults {
         errors.push(FieldError::invalid(path, shown.clone(), fault));
     }
 }
 
 fn probe(probe: &Value, path: &str, kind: &str, errors: &mut Errors) {
-    handler(probe, path, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
-    let numbers = ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"];
+    handler(
+        probe,
+        path,
+        &["exec", "httpGet", "tcpSocket", "grpc"],
+        errors,
+    );
+    let numbers = [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ];
     not_negative(probe, path, &numbers, errors);
     if kind != "readinessProbe"
-        && let Some(threshold) = probe["successThreshold"].as_i64().filter(|threshold| *threshold != 1)
+        && let Some(threshold) = probe["successThreshold"]
+            .as_i64()
+            .filter(|threshold| *threshold != 1)
     {
-        errors.push(FieldError::invalid(format!("{path}.successThreshold"), threshold, "must be 1"));
+        errors.push(FieldError::invalid(
+            format!("{path}.successThreshold"),
+            threshold,
+            "must be 1",
+        ));
     }
     if let Some(seconds) = probe["terminationGracePeriodSeconds"].as_i64() {
         let path = format!("{path}.terminationGracePeriodSeconds");
         if kind == "readinessProbe" {
-            errors.push(FieldError::invalid(path, seconds, "must not be set for readinessProbes"));
+            errors.push(FieldError::invalid(
+                path,
+                seconds,
+                "must not be set for readinessProbes",
+            ));
         } else if seconds <= 0 {
             errors.push(FieldError::invalid(path, seconds, "must be greater than 0"));
         }
@@ -431,7 +575,12 @@ fn lifecycle(lifecycle: &Value, path: &str, errors: &mut Errors) {
     for moment in ["postStart", "preStop"] {
         if !lifecycle[moment].is_null() {
             let allowed = ["exec", "httpGet", "tcpSocket", "sleep"];
-            handler(&lifecycle[moment], &format!("{path}.{moment}"), &allowed, errors);
+            handler(
+                &lifecycle[moment],
+                &format!("{path}.{moment}"),
+                &allowed,
+                errors,
+            );
         }
     }
 }

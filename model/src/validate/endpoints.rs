@@ -15,13 +15,18 @@ const ADDRESSES_MAX: usize = 100;
 pub fn endpoints(object: &Value, errors: &mut Errors) {
     for (index, subset) in items(&object["subsets"]).iter().enumerate() {
         let path = format!("subsets[{index}]");
-        if items(&subset["addresses"]).is_empty() && items(&subset["notReadyAddresses"]).is_empty() {
+        if items(&subset["addresses"]).is_empty() && items(&subset["notReadyAddresses"]).is_empty()
+        {
             let detail = "must specify `addresses` or `notReadyAddresses`";
             errors.push(FieldError::required(path.clone(), detail));
         }
         for list in ["addresses", "notReadyAddresses"] {
             for (index, entry) in items(&subset[list]).iter().enumerate() {
-                routable(text(entry, "ip"), &format!("{path}.{list}[{index}].ip"), errors);
+                routable(
+                    text(entry, "ip"),
+                    &format!("{path}.{list}[{index}].ip"),
+                    errors,
+                );
             }
         }
         let all = items(&subset["ports"]);
@@ -75,23 +80,43 @@ pub fn slice(object: &Value, errors: &mut Errors) {
     match family {
         "" => errors.push(FieldError::required("addressType", "")),
         "IPv4" | "IPv6" | "FQDN" => {}
-        other => errors.push(FieldError::not_supported("addressType", other, &["FQDN", "IPv4", "IPv6"])),
+        other => errors.push(FieldError::not_supported(
+            "addressType",
+            other,
+            &["FQDN", "IPv4", "IPv6"],
+        )),
     }
     let all = items(&object["endpoints"]);
     if all.len() > SLICE_ENDPOINTS_MAX {
-        errors.push(FieldError::too_many("endpoints", all.len(), SLICE_ENDPOINTS_MAX));
+        errors.push(FieldError::too_many(
+            "endpoints",
+            all.len(),
+            SLICE_ENDPOINTS_MAX,
+        ));
         return;
     }
     for (index, endpoint) in all.iter().enumerate() {
         let path = format!("endpoints[{index}].addresses");
         let addresses = items(&endpoint["addresses"]);
         if addresses.is_empty() {
-            errors.push(FieldError::required(path.clone(), "must contain at least 1 address"));
+            errors.push(FieldError::required(
+                path.clone(),
+                "must contain at least 1 address",
+            ));
         } else if addresses.len() > ADDRESSES_MAX {
-            errors.push(FieldError::too_many(path.clone(), addresses.len(), ADDRESSES_MAX));
+            errors.push(FieldError::too_many(
+                path.clone(),
+                addresses.len(),
+                ADDRESSES_MAX,
+            ));
         }
         for (index, address) in addresses.iter().enumerate() {
-            slice_address(address.as_str().unwrap_or(""), family, &format!("{path}[{index}]"), errors);
+            slice_address(
+                address.as_str().unwrap_or(""),
+                family,
+                &format!("{path}[{index}]"),
+                errors,
+            );
         }
     }
     let ports = items(&object["ports"]);
@@ -123,10 +148,18 @@ pub fn slice(object: &Value, errors: &mut Errors) {
 fn slice_address(given: &str, family: &str, path: &str, errors: &mut Errors) {
     match family {
         "IPv4" if given.parse::<std::net::Ipv4Addr>().is_err() => {
-            errors.push(FieldError::invalid(path, given, "must be a valid IPv4 address"));
+            errors.push(FieldError::invalid(
+                path,
+                given,
+                "must be a valid IPv4 address",
+            ));
         }
         "IPv6" if given.parse::<std::net::Ipv6Addr>().is_err() => {
-            errors.push(FieldError::invalid(path, given, "must be a valid IPv6 address"));
+            errors.push(FieldError::invalid(
+                path,
+                given,
+                "must be a valid IPv6 address",
+            ));
         }
         "IPv4" | "IPv6" => routable(given, path, errors),
         "FQDN" => {

@@ -29,13 +29,22 @@ pub fn create(kind: &Kind, object: &Value, errors: &mut Errors) {
     let rule = name_rule(kind);
     if !generated.is_empty() {
         // The suffix follows, so a trailing dash is fine.
-        let checked = generated.strip_suffix('-').map_or_else(|| generated.to_owned(), |stem| format!("{stem}a"));
+        let checked = generated
+            .strip_suffix('-')
+            .map_or_else(|| generated.to_owned(), |stem| format!("{stem}a"));
         for fault in rule(&checked) {
-            errors.push(FieldError::invalid("metadata.generateName", generated, fault));
+            errors.push(FieldError::invalid(
+                "metadata.generateName",
+                generated,
+                fault,
+            ));
         }
     }
     if own_name.is_empty() {
-        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+        errors.push(FieldError::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     } else {
         for fault in rule(own_name) {
             errors.push(FieldError::invalid("metadata.name", own_name, fault));
@@ -51,29 +60,52 @@ pub fn create(kind: &Kind, object: &Value, errors: &mut Errors) {
             }
         }
     } else if !namespace.is_empty() {
-        errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
+        errors.push(FieldError::forbidden(
+            "metadata.namespace",
+            "not allowed on this type",
+        ));
     }
     contents(object, errors);
 }
 
 pub fn update(kind: &Kind, new: &Value, old: &Value, errors: &mut Errors) {
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+    ] {
         let (before, after) = (&old["metadata"][field], &new["metadata"][field]);
         if before != after && !(field == "namespace" && !kind.namespaced) {
-            errors.push(FieldError::invalid(format!("metadata.{field}"), after.clone(), "field is immutable"));
+            errors.push(FieldError::invalid(
+                format!("metadata.{field}"),
+                after.clone(),
+                "field is immutable",
+            ));
         }
     }
     if meta::generation(new) < meta::generation(old) {
-        errors.push(FieldError::invalid("metadata.generation", meta::generation(new), "must not be decremented"));
+        errors.push(FieldError::invalid(
+            "metadata.generation",
+            meta::generation(new),
+            "must not be decremented",
+        ));
     }
     if meta::deletion_timestamp(old).is_some() {
         let kept = meta::finalizers(old);
-        let added: Vec<String> =
-            meta::finalizers(new).into_iter().filter(|finalizer| !kept.contains(finalizer)).collect();
+        let added: Vec<String> = meta::finalizers(new)
+            .into_iter()
+            .filter(|finalizer| !kept.contains(finalizer))
+            .collect();
         if !added.is_empty() {
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                added.iter().map(|finalizer| format!("{finalizer:?}")).collect::<Vec<_>>().join(", ")
+                added
+                    .iter()
+                    .map(|finalizer| format!("{finalizer:?}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             );
             errors.push(FieldError::forbidden("metadata.finalizers", detail));
         }
@@ -107,8 +139,17 @@ fn owners(list: &Value, errors: &mut Errors) {
     for (index, owner) in items(list).iter().enumerate() {
         let path = format!("metadata.ownerReferences[{index}]");
         let field = |name: &str| format!("{path}.{name}");
-        if text(owner, "apiVersion").rsplit('/').next().unwrap_or("").is_empty() {
-            errors.push(FieldError::invalid(field("apiVersion"), text(owner, "apiVersion"), "version must not be empty"));
+        if text(owner, "apiVersion")
+            .rsplit('/')
+            .next()
+            .unwrap_or("")
+            .is_empty()
+        {
+            errors.push(FieldError::invalid(
+                field("apiVersion"),
+                text(owner, "apiVersion"),
+                "version must not be empty",
+            ));
         }
         for name in ["kind", "name", "uid"] {
             if text(owner, name).is_empty() {
@@ -121,7 +162,11 @@ fn owners(list: &Value, errors: &mut Errors) {
                 let detail = format!(
                     "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                 );
-                errors.push(FieldError::invalid("metadata.ownerReferences", list.clone(), detail));
+                errors.push(FieldError::invalid(
+                    "metadata.ownerReferences",
+                    list.clone(),
+                    detail,
+                ));
             } else {
                 controller = Some(this);
             }
@@ -156,7 +201,11 @@ pub fn annotations(map: &Value, path: &str, errors: &mut Errors) {
 
 /// A LabelSelector.
 pub fn selector(selector: &Value, path: &str, errors: &mut Errors) {
-    labels(&selector["matchLabels"], &format!("{path}.matchLabels"), errors);
+    labels(
+        &selector["matchLabels"],
+        &format!("{path}.matchLabels"),
+        errors,
+    );
     for (index, expression) in items(&selector["matchExpressions"]).iter().enumerate() {
         let path = format!("{path}.matchExpressions[{index}]");
         let values = items(&expression["values"]);
@@ -169,12 +218,17 @@ pub fn selector(selector: &Value, path: &str, errors: &mut Errors) {
             }
             "Exists" | "DoesNotExist" => {
                 if !values.is_empty() {
-                    let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                    let detail =
+                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
                     errors.push(FieldError::forbidden(format!("{path}.values"), detail));
                 }
             }
             other => {
-                errors.push(FieldError::invalid(format!("{path}.operator"), other, "not a valid selector operator"));
+                errors.push(FieldError::invalid(
+                    format!("{path}.operator"),
+                    other,
+                    "not a valid selector operator",
+                ));
             }
         }
         let key = text(expression, "key");
@@ -184,7 +238,11 @@ pub fn selector(selector: &Value, path: &str, errors: &mut Errors) {
         for (index, value) in values.iter().enumerate() {
             let value = value.as_str().unwrap_or("");
             for fault in name::label_value(value) {
-                errors.push(FieldError::invalid(format!("{path}.values[{index}]"), value, fault));
+                errors.push(FieldError::invalid(
+                    format!("{path}.values[{index}]"),
+                    value,
+                    fault,
+                ));
             }
         }
     }

@@ -22,7 +22,10 @@ macro_rules! matches_format {
         static PATTERN: OnceLock<Option<Regex>> = OnceLock::new();
         let pattern = PATTERN.get_or_init(|| Regex::new(&format!("^(?:{})$", $format)).ok());
         // `$` alone would accept a trailing newline.
-        pattern.as_ref().is_some_and(|pattern| pattern.is_match($text)) && !$text.ends_with('\n')
+        pattern
+            .as_ref()
+            .is_some_and(|pattern| pattern.is_match($text))
+            && !$text.ends_with('\n')
     }};
 }
 
@@ -30,8 +33,14 @@ fn explain(message: &str, format: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
         return format!("{message} (regex used for validation is '{format}')");
     }
-    let quoted: Vec<String> = examples.iter().map(|example| format!("'{example}', ")).collect();
-    format!("{message} (e.g. {}regex used for validation is '{format}')", quoted.join(" or "))
+    let quoted: Vec<String> = examples
+        .iter()
+        .map(|example| format!("'{example}', "))
+        .collect();
+    format!(
+        "{message} (e.g. {}regex used for validation is '{format}')",
+        quoted.join(" or ")
+    )
 }
 
 fn too_long(limit_bytes: usize) -> String {
@@ -85,7 +94,11 @@ pub fn path_segment(text: &str) -> Vec<String> {
     if text == "." || text == ".." {
         return vec![format!("may not be '{text}'")];
     }
-    ["/", "%"].into_iter().filter(|part| text.contains(part)).map(|part| format!("may not contain '{part}'")).collect()
+    ["/", "%"]
+        .into_iter()
+        .filter(|part| text.contains(part))
+        .map(|part| format!("may not contain '{part}'"))
+        .collect()
 }
 
 /// Keys of labels, annotations, selectors; finalizers; taints.
@@ -101,12 +114,20 @@ pub fn qualified(text: &str) -> Vec<String> {
             if prefix.is_empty() {
                 faults.push("prefix part must be non-empty".to_owned());
             } else {
-                faults.extend(subdomain(prefix).into_iter().map(|fault| format!("prefix part {fault}")));
+                faults.extend(
+                    subdomain(prefix)
+                        .into_iter()
+                        .map(|fault| format!("prefix part {fault}")),
+                );
             }
             *name
         }
         _ => {
-            let explained = explain(&format!("a qualified name {message}"), QUALIFIED_FORMAT, &examples);
+            let explained = explain(
+                &format!("a qualified name {message}"),
+                QUALIFIED_FORMAT,
+                &examples,
+            );
             return vec![format!(
                 "{explained} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
             )];
@@ -118,7 +139,11 @@ pub fn qualified(text: &str) -> Vec<String> {
         faults.push(format!("name part {}", too_long(LABEL_MAX_BYTES)));
     }
     if !matches_format!(QUALIFIED_FORMAT, name) {
-        faults.push(explain(&format!("name part {message}"), QUALIFIED_FORMAT, &examples));
+        faults.push(explain(
+            &format!("name part {message}"),
+            QUALIFIED_FORMAT,
+            &examples,
+        ));
     }
     faults
 }
@@ -131,7 +156,11 @@ pub fn label_value(text: &str) -> Vec<String> {
     if !matches_format!(LABEL_VALUE_FORMAT, text) {
         let message = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', \
                        and must start and end with an alphanumeric character";
-        faults.push(explain(message, LABEL_VALUE_FORMAT, &["MyValue", "my_value", "12345"]));
+        faults.push(explain(
+            message,
+            LABEL_VALUE_FORMAT,
+            &["MyValue", "my_value", "12345"],
+        ));
     }
     faults
 }
@@ -144,7 +173,11 @@ pub fn config_key(text: &str) -> Vec<String> {
     }
     if !matches_format!(CONFIG_KEY_FORMAT, text) {
         let message = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
-        faults.push(explain(message, CONFIG_KEY_FORMAT, &["key.name", "KEY_NAME", "key-name"]));
+        faults.push(explain(
+            message,
+            CONFIG_KEY_FORMAT,
+            &["key.name", "KEY_NAME", "key-name"],
+        ));
     }
     if text == "." || text == ".." {
         faults.push(format!("must not be '{text}'"));
@@ -155,7 +188,11 @@ pub fn config_key(text: &str) -> Vec<String> {
 }
 
 pub fn environment_name(text: &str) -> Vec<String> {
-    if !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=') {
+    if !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=')
+    {
         return Vec::new();
     }
     vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()]
@@ -167,8 +204,13 @@ pub fn port_name(text: &str) -> Vec<String> {
     if text.len() > 15 {
         faults.push("must be no more than 15 bytes".to_owned());
     }
-    if !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
-        faults.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+    if !text
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    {
+        faults.push(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        );
     }
     if !text.bytes().any(|byte| byte.is_ascii_lowercase()) {
         faults.push("must contain at least one letter (a-z)".to_owned());
@@ -183,7 +225,11 @@ pub fn port_name(text: &str) -> Vec<String> {
 }
 
 pub fn port_number(number: i64) -> Vec<String> {
-    if (1..=65_535).contains(&number) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".to_owned()] }
+    if (1..=65_535).contains(&number) {
+        Vec::new()
+    } else {
+        vec!["must be between 1 and 65535, inclusive".to_owned()]
+    }
 }
 
 pub fn address(text: &str) -> Vec<String> {
@@ -203,7 +249,11 @@ pub fn percent(text: &str) -> Vec<String> {
 }
 
 pub fn http_header(text: &str) -> Vec<String> {
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+    if !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    {
         return Vec::new();
     }
     let message = "a valid HTTP header must consist of alphanumeric characters or '-'";
@@ -218,9 +268,11 @@ mod tests {
     fn messages_carry_examples_and_format() {
         assert_eq!(
             label("A"),
-            ["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
+            [
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
               end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
-              '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"]
+              '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+            ]
         );
         assert_eq!(label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
     }

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Errors, container, items, metadata, name, not_negative, one_of, resources, scheduling, text, volume};
+use super::{
+    Errors, container, items, metadata, name, not_negative, one_of, resources, scheduling, text,
+    volume,
+};
 use crate::status::FieldError;
 
 /// `spec` of a pod or of a template, at `path`.
@@ -12,7 +15,13 @@ pub fn spec(spec: &Value, path: &str, errors: &mut Errors) {
     let field = |name: &str| format!("{path}.{name}");
     let volumes = volume::volumes(&spec["volumes"], &field("volumes"), errors);
     container::containers(spec, path, &volumes, errors);
-    one_of(spec, path, "restartPolicy", &["Always", "OnFailure", "Never"], errors);
+    one_of(
+        spec,
+        path,
+        "restartPolicy",
+        &["Always", "OnFailure", "Never"],
+        errors,
+    );
     let dns = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     one_of(spec, path, "dnsPolicy", &dns, errors);
     not_negative(spec, path, &["terminationGracePeriodSeconds"], errors);
@@ -20,7 +29,11 @@ pub fn spec(spec: &Value, path: &str, errors: &mut Errors) {
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
         let detail = "must be between 1 and 2147483647, inclusive";
-        errors.push(FieldError::invalid(field("activeDeadlineSeconds"), seconds, detail));
+        errors.push(FieldError::invalid(
+            field("activeDeadlineSeconds"),
+            seconds,
+            detail,
+        ));
     }
     metadata::labels(&spec["nodeSelector"], &field("nodeSelector"), errors);
     named(spec, path, "serviceAccountName", name::subdomain, errors);
@@ -31,18 +44,29 @@ pub fn spec(spec: &Value, path: &str, errors: &mut Errors) {
     named(spec, path, "runtimeClassName", name::subdomain, errors);
     for (index, secret) in items(&spec["imagePullSecrets"]).iter().enumerate() {
         if text(secret, "name").is_empty() {
-            errors.push(FieldError::required(format!("{path}.imagePullSecrets[{index}].name"), ""));
+            errors.push(FieldError::required(
+                format!("{path}.imagePullSecrets[{index}].name"),
+                "",
+            ));
         }
     }
     for (index, alias) in items(&spec["hostAliases"]).iter().enumerate() {
         let path = format!("{path}.hostAliases[{index}]");
         for fault in name::address(text(alias, "ip")) {
-            errors.push(FieldError::invalid(format!("{path}.ip"), text(alias, "ip"), fault));
+            errors.push(FieldError::invalid(
+                format!("{path}.ip"),
+                text(alias, "ip"),
+                fault,
+            ));
         }
         for (index, host) in items(&alias["hostnames"]).iter().enumerate() {
             let host = host.as_str().unwrap_or("");
             for fault in name::subdomain(host) {
-                errors.push(FieldError::invalid(format!("{path}.hostnames[{index}]"), host, fault));
+                errors.push(FieldError::invalid(
+                    format!("{path}.hostnames[{index}]"),
+                    host,
+                    fault,
+                ));
             }
         }
     }
@@ -55,7 +79,13 @@ pub fn spec(spec: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn named(spec: &Value, path: &str, field: &str, rule: fn(&str) -> Vec<String>, errors: &mut Errors) {
+fn named(
+    spec: &Value,
+    path: &str,
+    field: &str,
+    rule: fn(&str) -> Vec<String>,
+    errors: &mut Errors,
+) {
     let given = text(spec, field);
     if !given.is_empty() {
         for fault in rule(given) {
@@ -82,7 +112,11 @@ fn security(context: &Value, path: &str, errors: &mut Errors) {
         let id = group.as_i64().unwrap_or(0);
         if !(0..=i64::from(i32::MAX)).contains(&id) {
             let detail = "must be between 0 and 2147483647, inclusive";
-            errors.push(FieldError::invalid(format!("{path}.supplementalGroups[{index}]"), id, detail));
+            errors.push(FieldError::invalid(
+                format!("{path}.supplementalGroups[{index}]"),
+                id,
+                detail,
+            ));
         }
     }
     let mut seen = BTreeSet::new();
@@ -116,21 +150,36 @@ fn dns_config(spec: &Value, path: &str, errors: &mut Errors) {
         }
     }
     if servers.len() > NAMESERVERS_MAX {
-        errors.push(FieldError::too_many(format!("{path}.nameservers"), servers.len(), NAMESERVERS_MAX));
+        errors.push(FieldError::too_many(
+            format!("{path}.nameservers"),
+            servers.len(),
+            NAMESERVERS_MAX,
+        ));
     }
     for (index, server) in servers.iter().enumerate() {
         let server = server.as_str().unwrap_or("");
         for fault in name::address(server) {
-            errors.push(FieldError::invalid(format!("{path}.nameservers[{index}]"), server, fault));
+            errors.push(FieldError::invalid(
+                format!("{path}.nameservers[{index}]"),
+                server,
+                fault,
+            ));
         }
     }
     let searches = items(&config["searches"]);
     if searches.len() > SEARCHES_MAX {
-        errors.push(FieldError::too_many(format!("{path}.searches"), searches.len(), SEARCHES_MAX));
+        errors.push(FieldError::too_many(
+            format!("{path}.searches"),
+            searches.len(),
+            SEARCHES_MAX,
+        ));
     }
     for (index, option) in items(&config["options"]).iter().enumerate() {
         if text(option, "name").is_empty() {
-            errors.push(FieldError::required(format!("{path}.options[{index}]"), "must not be empty"));
+            errors.push(FieldError::required(
+                format!("{path}.options[{index}]"),
+                "must not be empty",
+            ));
         }
     }
 }
@@ -170,14 +219,25 @@ pub fn update(new: &Value, old: &Value, errors: &mut Errors) {
             return;
         }
     }
-    match (old["activeDeadlineSeconds"].as_i64(), new["activeDeadlineSeconds"].as_i64()) {
+    match (
+        old["activeDeadlineSeconds"].as_i64(),
+        new["activeDeadlineSeconds"].as_i64(),
+    ) {
         (Some(before), Some(after)) if after > before => {
             let detail = "must be less than or equal to previous value";
-            errors.push(FieldError::invalid("spec.activeDeadlineSeconds", after, detail));
+            errors.push(FieldError::invalid(
+                "spec.activeDeadlineSeconds",
+                after,
+                detail,
+            ));
         }
         (Some(_), None) => {
             let detail = "must not update from a positive integer to nil value";
-            errors.push(FieldError::invalid("spec.activeDeadlineSeconds", Value::Null, detail));
+            errors.push(FieldError::invalid(
+                "spec.activeDeadlineSeconds",
+                Value::Null,
+                detail,
+            ));
         }
         _ => {}
     }
@@ -191,7 +251,9 @@ pub fn update(new: &Value, old: &Value, errors: &mut Errors) {
             }
         }
     }
-    let still_gated = items(&new["schedulingGates"]).iter().all(|gate| items(&old["schedulingGates"]).contains(gate));
+    let still_gated = items(&new["schedulingGates"])
+        .iter()
+        .all(|gate| items(&old["schedulingGates"]).contains(gate));
     let mut free = vec!["activeDeadlineSeconds", "tolerations"];
     if still_gated {
         free.push("schedulingGates");
@@ -223,11 +285,16 @@ pub fn update(new: &Value, old: &Value, errors: &mut Errors) {
 fn tolerations(new: &Value, old: &Value, errors: &mut Errors) {
     let but_seconds = |toleration: &Value| {
         let mut toleration = toleration.clone();
-        toleration.as_object_mut().map(|map| map.remove("tolerationSeconds"));
+        toleration
+            .as_object_mut()
+            .map(|map| map.remove("tolerationSeconds"));
         toleration
     };
     let kept: Vec<Value> = items(&new["tolerations"]).iter().map(but_seconds).collect();
-    if !items(&old["tolerations"]).iter().all(|toleration| kept.contains(&but_seconds(toleration))) {
+    if !items(&old["tolerations"])
+        .iter()
+        .all(|toleration| kept.contains(&but_seconds(toleration)))
+    {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden("spec.tolerations", detail));
     }
@@ -237,7 +304,10 @@ fn tolerations(new: &Value, old: &Value, errors: &mut Errors) {
 fn differences(new: &Value, old: &Value, path: &str, changed: &mut Vec<String>) {
     match (new, old) {
         (Value::Object(after), Value::Object(before)) => {
-            for key in after.keys().chain(before.keys().filter(|key| !after.contains_key(*key))) {
+            for key in after
+                .keys()
+                .chain(before.keys().filter(|key| !after.contains_key(*key)))
+            {
                 differences(&new[key], &old[key], &format!("{path}.{key}"), changed);
             }
         }
@@ -254,16 +324,25 @@ fn differences(new: &Value, old: &Value, path: &str, changed: &mut Vec<String>) 
 /// Changes through `pods/ephemeralcontainers`.
 pub fn ephemeral_update(new: &Value, old: &Value, errors: &mut Errors) {
     let added = items(&new["spec"]["ephemeralContainers"]);
-    for (index, before) in items(&old["spec"]["ephemeralContainers"]).iter().enumerate() {
+    for (index, before) in items(&old["spec"]["ephemeralContainers"])
+        .iter()
+        .enumerate()
+    {
         let name = text(before, "name");
-        match added.iter().find(|container| text(container, "name") == name) {
+        match added
+            .iter()
+            .find(|container| text(container, "name") == name)
+        {
             None => {
                 let detail = format!("existing ephemeral containers {name:?} may not be removed\n");
                 errors.push(FieldError::forbidden("spec.ephemeralContainers", detail));
             }
             Some(after) if after != before => {
                 let detail = format!("existing ephemeral containers {name:?} may not be changed\n");
-                errors.push(FieldError::forbidden(format!("spec.ephemeralContainers[{index}]"), detail));
+                errors.push(FieldError::forbidden(
+                    format!("spec.ephemeralContainers[{index}]"),
+                    detail,
+                ));
             }
             Some(_) => {}
         }
@@ -275,13 +354,20 @@ pub fn status_update(new: &Value, old: &Value, errors: &mut Errors) {
     let before = &old["status"]["qosClass"];
     if !before.is_null() && new["status"]["qosClass"] != *before {
         let after = new["status"]["qosClass"].clone();
-        errors.push(FieldError::invalid("status.qosClass", after, "field is immutable"));
+        errors.push(FieldError::invalid(
+            "status.qosClass",
+            after,
+            "field is immutable",
+        ));
     }
     let policy = text(&old["spec"], "restartPolicy");
     if policy != "Never" && policy != "OnFailure" {
         return;
     }
-    for (index, after) in items(&new["status"]["containerStatuses"]).iter().enumerate() {
+    for (index, after) in items(&new["status"]["containerStatuses"])
+        .iter()
+        .enumerate()
+    {
         let ended = items(&old["status"]["containerStatuses"])
             .iter()
             .find(|before| before["name"] == after["name"])
@@ -293,6 +379,9 @@ pub fn status_update(new: &Value, old: &Value, errors: &mut Errors) {
             continue;
         }
         let path = format!("status.containerStatuses[{index}].state");
-        errors.push(FieldError::forbidden(path, "may not be transitioned to non-terminated state"));
+        errors.push(FieldError::forbidden(
+            path,
+            "may not be transitioned to non-terminated state",
+        ));
     }
 }

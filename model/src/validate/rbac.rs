@@ -17,17 +17,27 @@ pub fn role(kind: &Kind, object: &Value, errors: &mut Errors) {
         let selectors = items(&aggregation["clusterRoleSelectors"]);
         if selectors.is_empty() {
             let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
-            errors.push(FieldError::required("aggregationRule.clusterRoleSelectors", detail));
+            errors.push(FieldError::required(
+                "aggregationRule.clusterRoleSelectors",
+                detail,
+            ));
         }
         for (index, selector) in selectors.iter().enumerate() {
-            metadata::selector(selector, &format!("aggregationRule.clusterRoleSelectors[{index}]"), errors);
+            metadata::selector(
+                selector,
+                &format!("aggregationRule.clusterRoleSelectors[{index}]"),
+                errors,
+            );
         }
     }
 }
 
 fn rule(rule: &Value, namespaced: bool, path: &str, errors: &mut Errors) {
     if items(&rule["verbs"]).is_empty() {
-        errors.push(FieldError::required(format!("{path}.verbs"), "verbs must contain at least one value"));
+        errors.push(FieldError::required(
+            format!("{path}.verbs"),
+            "verbs must contain at least one value",
+        ));
     }
     let urls = &rule["nonResourceURLs"];
     if !items(urls).is_empty() {
@@ -37,7 +47,10 @@ fn rule(rule: &Value, namespaced: bool, path: &str, errors: &mut Errors) {
             errors.push(FieldError::invalid(path.clone(), urls.clone(), detail));
         }
         let others = ["apiGroups", "resources", "resourceNames"];
-        if others.into_iter().any(|field| !items(&rule[field]).is_empty()) {
+        if others
+            .into_iter()
+            .any(|field| !items(&rule[field]).is_empty())
+        {
             let detail = "rules cannot apply to both regular resources and non-resource URLs";
             errors.push(FieldError::invalid(path, urls.clone(), detail));
         }
@@ -57,9 +70,17 @@ pub fn binding(kind: &Kind, object: &Value, errors: &mut Errors) {
     let role = &object["roleRef"];
     let group = text(role, "apiGroup");
     if group != GROUP {
-        errors.push(FieldError::not_supported("roleRef.apiGroup", group, &[GROUP]));
+        errors.push(FieldError::not_supported(
+            "roleRef.apiGroup",
+            group,
+            &[GROUP],
+        ));
     }
-    let allowed: &[&str] = if kind.namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    let allowed: &[&str] = if kind.namespaced {
+        &["Role", "ClusterRole"]
+    } else {
+        &["ClusterRole"]
+    };
     let given = text(role, "kind");
     if !allowed.contains(&given) {
         errors.push(FieldError::not_supported("roleRef.kind", given, allowed));
@@ -73,7 +94,12 @@ pub fn binding(kind: &Kind, object: &Value, errors: &mut Errors) {
         }
     }
     for (index, subject) in items(&object["subjects"]).iter().enumerate() {
-        self::subject(subject, kind.namespaced, &format!("subjects[{index}]"), errors);
+        self::subject(
+            subject,
+            kind.namespaced,
+            &format!("subjects[{index}]"),
+            errors,
+        );
     }
 }
 
@@ -90,7 +116,11 @@ fn subject(subject: &Value, namespaced: bool, path: &str, errors: &mut Errors) {
                 }
             }
             if !group.is_empty() {
-                errors.push(FieldError::not_supported(format!("{path}.apiGroup"), group, &[""]));
+                errors.push(FieldError::not_supported(
+                    format!("{path}.apiGroup"),
+                    group,
+                    &[""],
+                ));
             }
             if !namespaced && text(subject, "namespace").is_empty() {
                 errors.push(FieldError::required(format!("{path}.namespace"), ""));
@@ -98,12 +128,20 @@ fn subject(subject: &Value, namespaced: bool, path: &str, errors: &mut Errors) {
         }
         "User" | "Group" => {
             if group != GROUP {
-                errors.push(FieldError::not_supported(format!("{path}.apiGroup"), group, &[GROUP]));
+                errors.push(FieldError::not_supported(
+                    format!("{path}.apiGroup"),
+                    group,
+                    &[GROUP],
+                ));
             }
         }
         other => {
             let allowed = ["ServiceAccount", "User", "Group"];
-            errors.push(FieldError::not_supported(format!("{path}.kind"), other, &allowed));
+            errors.push(FieldError::not_supported(
+                format!("{path}.kind"),
+                other,
+                &allowed,
+            ));
         }
     }
 }

@@ -17,11 +17,17 @@ fn is_standard(resource: &str) -> bool {
 /// `resources` of a container: known names, nothing negative, requests within limits.
 pub fn requirements(requirements: &Value, path: &str, errors: &mut Errors) {
     amounts(&requirements["limits"], &format!("{path}.limits"), errors);
-    amounts(&requirements["requests"], &format!("{path}.requests"), errors);
+    amounts(
+        &requirements["requests"],
+        &format!("{path}.requests"),
+        errors,
+    );
     let limits = &requirements["limits"];
     for (resource, request) in requirements["requests"].as_object().into_iter().flatten() {
         let limit = &limits[resource.as_str()];
-        let (Some(asked), Some(most)) = (amount(request), amount(limit)) else { continue };
+        let (Some(asked), Some(most)) = (amount(request), amount(limit)) else {
+            continue;
+        };
         let path = format!("{path}.requests");
         let shown = limit.as_str().unwrap_or("");
         if !is_native(resource) && asked != most {
@@ -52,11 +58,21 @@ fn amounts(list: &Value, path: &str, errors: &mut Errors) {
             let detail = "must be a standard resource for containers";
             errors.push(FieldError::invalid(path.clone(), resource.as_str(), detail));
         }
-        let Some(amount) = amount(value) else { continue };
+        let Some(amount) = amount(value) else {
+            continue;
+        };
         if amount.is_negative() {
-            errors.push(FieldError::invalid(path, value.clone(), "must be greater than or equal to 0"));
+            errors.push(FieldError::invalid(
+                path,
+                value.clone(),
+                "must be greater than or equal to 0",
+            ));
         } else if !is_native(resource) && !amount.is_whole() {
-            errors.push(FieldError::invalid(path, value.clone(), "must be an integer"));
+            errors.push(FieldError::invalid(
+                path,
+                value.clone(),
+                "must be an integer",
+            ));
         }
     }
 }
@@ -69,7 +85,11 @@ pub fn list(list: &Value, path: &str, errors: &mut Errors) {
             errors.push(FieldError::invalid(path.clone(), resource.as_str(), fault));
         }
         if amount(value).is_some_and(|amount| amount.is_negative()) {
-            errors.push(FieldError::invalid(path, value.clone(), "must be greater than or equal to 0"));
+            errors.push(FieldError::invalid(
+                path,
+                value.clone(),
+                "must be greater than or equal to 0",
+            ));
         }
     }
 }

@@ -12,15 +12,26 @@ const AFFINITY_MAX_SECONDS: i64 = 86_400;
 
 pub fn service(spec: &Value, errors: &mut Errors) {
     let kind = text(spec, "type");
-    let headless = text(spec, "clusterIP") == "None" || items(&spec["clusterIPs"]).iter().any(|ip| ip == "None");
+    let headless = text(spec, "clusterIP") == "None"
+        || items(&spec["clusterIPs"]).iter().any(|ip| ip == "None");
     let all = items(&spec["ports"]);
     if all.is_empty() && !headless && kind != "ExternalName" {
         errors.push(FieldError::required("spec.ports", ""));
     }
-    one_of(spec, "spec", "type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], errors);
+    one_of(
+        spec,
+        "spec",
+        "type",
+        &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        errors,
+    );
     match kind {
         "LoadBalancer" | "NodePort" if headless => {
-            let noun = if kind == "NodePort" { "NodePort" } else { "LoadBalancer" };
+            let noun = if kind == "NodePort" {
+                "NodePort"
+            } else {
+                "LoadBalancer"
+            };
             let detail = format!("may not be set to 'None' for {noun} services");
             errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", detail));
         }
@@ -60,7 +71,8 @@ fn external_name(spec: &Value, errors: &mut Errors) {
 fn ports(spec: &Value, errors: &mut Errors) {
     let all = items(&spec["ports"]);
     let kind = text(spec, "type");
-    let (mut names, mut numbers, mut on_nodes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut names, mut numbers, mut on_nodes) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (index, port) in all.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
         let own = text(port, "name");
@@ -86,7 +98,10 @@ fn ports(spec: &Value, errors: &mut Errors) {
         }
         let protocol = text(port, "protocol");
         if !numbers.insert((protocol, number)) {
-            errors.push(FieldError::duplicate(path.clone(), json!({"protocol": protocol, "port": number})));
+            errors.push(FieldError::duplicate(
+                path.clone(),
+                json!({"protocol": protocol, "port": number}),
+            ));
         }
         let on_node = port["nodePort"].as_i64().unwrap_or(0);
         if on_node == 0 {
@@ -97,7 +112,11 @@ fn ports(spec: &Value, errors: &mut Errors) {
             errors.push(FieldError::forbidden(format!("{path}.nodePort"), detail));
         }
         for fault in name::port_number(on_node) {
-            errors.push(FieldError::invalid(format!("{path}.nodePort"), on_node, fault));
+            errors.push(FieldError::invalid(
+                format!("{path}.nodePort"),
+                on_node,
+                fault,
+            ));
         }
         if !on_nodes.insert((protocol, on_node)) {
             errors.push(FieldError::duplicate(format!("{path}.nodePort"), on_node));
@@ -106,7 +125,13 @@ fn ports(spec: &Value, errors: &mut Errors) {
 }
 
 fn affinity(spec: &Value, errors: &mut Errors) {
-    one_of(spec, "spec", "sessionAffinity", &["ClientIP", "None"], errors);
+    one_of(
+        spec,
+        "spec",
+        "sessionAffinity",
+        &["ClientIP", "None"],
+        errors,
+    );
     let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
     if let Some(seconds) = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_i64()
         && !(1..=AFFINITY_MAX_SECONDS).contains(&seconds)
@@ -122,29 +147,49 @@ fn addresses(spec: &Value, errors: &mut Errors) {
         && !single.is_empty()
         && first != single
     {
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", first.clone(), "must be same as `clusterIP`"));
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs[0]",
+            first.clone(),
+            "must be same as `clusterIP`",
+        ));
     }
     if all.len() > 2 {
         let detail = "may only hold up to 2 values";
-        errors.push(FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), detail));
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs",
+            spec["clusterIPs"].clone(),
+            detail,
+        ));
     }
     for (index, address) in all.iter().enumerate() {
         let address = address.as_str().unwrap_or("");
         if address == "None" {
             if all.len() > 1 {
                 let detail = "'None' must be the first and only value";
-                errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), address, detail));
+                errors.push(FieldError::invalid(
+                    format!("spec.clusterIPs[{index}]"),
+                    address,
+                    detail,
+                ));
             }
             continue;
         }
         for fault in name::address(address) {
-            errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), address, fault));
+            errors.push(FieldError::invalid(
+                format!("spec.clusterIPs[{index}]"),
+                address,
+                fault,
+            ));
         }
     }
     for (index, address) in items(&spec["externalIPs"]).iter().enumerate() {
         let address = address.as_str().unwrap_or("");
         for fault in name::address(address) {
-            errors.push(FieldError::invalid(format!("spec.externalIPs[{index}]"), address, fault));
+            errors.push(FieldError::invalid(
+                format!("spec.externalIPs[{index}]"),
+                address,
+                fault,
+            ));
         }
     }
     for (index, family) in items(&spec["ipFamilies"]).iter().enumerate() {
@@ -157,7 +202,11 @@ fn addresses(spec: &Value, errors: &mut Errors) {
     let policy = text(spec, "ipFamilyPolicy");
     let allowed = ["SingleStack", "PreferDualStack", "RequireDualStack"];
     if !policy.is_empty() && !allowed.contains(&policy) {
-        errors.push(FieldError::not_supported("spec.ipFamilyPolicy", policy, &allowed));
+        errors.push(FieldError::not_supported(
+            "spec.ipFamilyPolicy",
+            policy,
+            &allowed,
+        ));
     }
 }
 
@@ -165,7 +214,11 @@ fn policies(spec: &Value, kind: &str, errors: &mut Errors) {
     for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
         let policy = text(spec, field);
         if !policy.is_empty() && policy != "Cluster" && policy != "Local" {
-            errors.push(FieldError::not_supported(format!("spec.{field}"), policy, &["Cluster", "Local"]));
+            errors.push(FieldError::not_supported(
+                format!("spec.{field}"),
+                policy,
+                &["Cluster", "Local"],
+            ));
         }
     }
     let external = !items(&spec["externalIPs"]).is_empty();
@@ -175,7 +228,11 @@ fn policies(spec: &Value, kind: &str, errors: &mut Errors) {
     {
         let policy = text(spec, "externalTrafficPolicy");
         let detail = "may only be set for externally-accessible services";
-        errors.push(FieldError::invalid("spec.externalTrafficPolicy", policy, detail));
+        errors.push(FieldError::invalid(
+            "spec.externalTrafficPolicy",
+            policy,
+            detail,
+        ));
     }
     for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
         if kind != "LoadBalancer" && !spec[field].is_null() {
@@ -195,12 +252,26 @@ pub fn update(new: &Value, old: &Value, errors: &mut Errors) {
     if let Some(kept) = before.first()
         && after.first() != Some(kept)
     {
-        let detail = if after.is_empty() { "primary clusterIP can not be unset" } else { "may not change once set" };
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", new["clusterIPs"].clone(), detail));
+        let detail = if after.is_empty() {
+            "primary clusterIP can not be unset"
+        } else {
+            "may not change once set"
+        };
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs[0]",
+            new["clusterIPs"].clone(),
+            detail,
+        ));
     }
-    if let (Some(before), Some(after)) = (items(&old["ipFamilies"]).first(), items(&new["ipFamilies"]).first())
-        && before != after
+    if let (Some(before), Some(after)) = (
+        items(&old["ipFamilies"]).first(),
+        items(&new["ipFamilies"]).first(),
+    ) && before != after
     {
-        errors.push(FieldError::invalid("spec.ipFamilies[0]", new["ipFamilies"].clone(), "may not change once set"));
+        errors.push(FieldError::invalid(
+            "spec.ipFamilies[0]",
+            new["ipFamilies"].clone(),
+            "may not change once set",
+        ));
     }
 }

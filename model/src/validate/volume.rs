@@ -10,8 +10,13 @@ use crate::quantity::Quantity;
 use crate::status::FieldError;
 
 /// Fields of a pod that a file of a downward API volume can show.
-const FILE_FIELDS: [&str; 5] =
-    ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+const FILE_FIELDS: [&str; 5] = [
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
 
 /// Permission bits: 0777.
 const MODE_MAX: i64 = 0o777;
@@ -39,19 +44,30 @@ pub fn volumes(list: &Value, path: &str, errors: &mut Errors) -> BTreeSet<String
 }
 
 fn source(volume: &Value, path: &str, errors: &mut Errors) {
-    let kinds: Vec<&String> = volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name").collect();
+    let kinds: Vec<&String> = volume
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key)
+        .filter(|key| *key != "name")
+        .collect();
     let Some(kind) = kinds.first() else {
         errors.push(FieldError::required(path, "must specify a volume type"));
         return;
     };
     for extra in kinds.iter().skip(1) {
-        errors.push(FieldError::forbidden(format!("{path}.{extra}"), "may not specify more than 1 volume type"));
+        errors.push(FieldError::forbidden(
+            format!("{path}.{extra}"),
+            "may not specify more than 1 volume type",
+        ));
     }
     let path = format!("{path}.{kind}");
     let source = &volume[kind.as_str()];
     match kind.as_str() {
         "emptyDir" => {
-            let limit = source["sizeLimit"].as_str().and_then(|text| Quantity::parse(text).ok());
+            let limit = source["sizeLimit"]
+                .as_str()
+                .and_then(|text| Quantity::parse(text).ok());
             if limit.is_some_and(|limit| limit.is_negative()) {
                 let detail = "SizeLimit field must be a valid resource quantity";
                 errors.push(FieldError::forbidden(format!("{path}.sizeLimit"), detail));
@@ -108,10 +124,23 @@ fn host_path(source: &Value, path: &str, errors: &mut Errors) {
     } else {
         no_upward(given, &format!("{path}.path"), errors);
     }
-    let allowed = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    let allowed = [
+        "",
+        "BlockDevice",
+        "CharDevice",
+        "Directory",
+        "DirectoryOrCreate",
+        "File",
+        "FileOrCreate",
+        "Socket",
+    ];
     let kind = text(source, "type");
     if !allowed.contains(&kind) {
-        errors.push(FieldError::not_supported(format!("{path}.type"), kind, &allowed));
+        errors.push(FieldError::not_supported(
+            format!("{path}.type"),
+            kind,
+            &allowed,
+        ));
     }
 }
 
@@ -140,17 +169,33 @@ fn downward(source: &Value, path: &str, errors: &mut Errors) {
         let path = format!("{path}.items[{index}]");
         file_path(item, &path, errors);
         mode(item, &path, "mode", errors);
-        match (item["fieldRef"].is_null(), item["resourceFieldRef"].is_null()) {
-            (false, true) => field_reference(&item["fieldRef"], &format!("{path}.fieldRef"), &FILE_FIELDS, errors),
+        match (
+            item["fieldRef"].is_null(),
+            item["resourceFieldRef"].is_null(),
+        ) {
+            (false, true) => field_reference(
+                &item["fieldRef"],
+                &format!("{path}.fieldRef"),
+                &FILE_FIELDS,
+                errors,
+            ),
             (true, false) => {
-                resource_reference(&item["resourceFieldRef"], &format!("{path}.resourceFieldRef"), true, errors);
+                resource_reference(
+                    &item["resourceFieldRef"],
+                    &format!("{path}.resourceFieldRef"),
+                    true,
+                    errors,
+                );
             }
             (false, false) => {
                 let detail = "fieldRef and resourceFieldRef can not be specified simultaneously";
                 errors.push(FieldError::invalid(path, "resource", detail));
             }
             (true, true) => {
-                errors.push(FieldError::required(path, "one of fieldRef and resourceFieldRef is required"));
+                errors.push(FieldError::required(
+                    path,
+                    "one of fieldRef and resourceFieldRef is required",
+                ));
             }
         }
     }
@@ -162,15 +207,26 @@ fn projected(source: &Value, path: &str, errors: &mut Errors) {
     let mut files: BTreeSet<String> = BTreeSet::new();
     for (index, projection) in items(&source["sources"]).iter().enumerate() {
         let path = format!("{path}.sources[{index}]");
-        let kinds: Vec<&String> = projection.as_object().into_iter().flatten().map(|(key, _)| key).collect();
+        let kinds: Vec<&String> = projection
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key)
+            .collect();
         if kinds.len() > 1 {
             let path = format!("{path}.{}", kinds[1]);
-            errors.push(FieldError::forbidden(path, "may not specify more than 1 volume type per source"));
+            errors.push(FieldError::forbidden(
+                path,
+                "may not specify more than 1 volume type per source",
+            ));
         }
         let Some(kind) = kinds.first() else { continue };
         let details = &projection[kind.as_str()];
         let path = format!("{path}.{kind}");
-        let mut paths: Vec<&str> = items(&details["items"]).iter().map(|item| text(item, "path")).collect();
+        let mut paths: Vec<&str> = items(&details["items"])
+            .iter()
+            .map(|item| text(item, "path"))
+            .collect();
         match kind.as_str() {
             "secret" | "configMap" => {
                 required(details, &path, "name", errors);
@@ -180,17 +236,27 @@ fn projected(source: &Value, path: &str, errors: &mut Errors) {
             "serviceAccountToken" => {
                 file_path(details, &path, errors);
                 paths.push(text(details, "path"));
-                let seconds = details["expirationSeconds"].as_i64().unwrap_or(TOKEN_MIN_SECONDS);
+                let seconds = details["expirationSeconds"]
+                    .as_i64()
+                    .unwrap_or(TOKEN_MIN_SECONDS);
                 if seconds < TOKEN_MIN_SECONDS {
                     let detail = "may not specify a duration less than 10 minutes";
-                    errors.push(FieldError::invalid(format!("{path}.expirationSeconds"), seconds, detail));
+                    errors.push(FieldError::invalid(
+                        format!("{path}.expirationSeconds"),
+                        seconds,
+                        detail,
+                    ));
                 }
             }
             _ => {}
         }
         for file in paths {
             if !file.is_empty() && !files.insert(file.to_owned()) {
-                errors.push(FieldError::invalid(path.clone(), file, "conflicting duplicate paths"));
+                errors.push(FieldError::invalid(
+                    path.clone(),
+                    file,
+                    "conflicting duplicate paths",
+                ));
             }
         }
     }

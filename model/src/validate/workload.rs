@@ -6,7 +6,12 @@ use super::{Errors, metadata, name, not_negative, pod, text};
 use crate::status::FieldError;
 
 pub fn deployment(spec: &Value, errors: &mut Errors) {
-    let numbers = ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
+    let numbers = [
+        "replicas",
+        "minReadySeconds",
+        "revisionHistoryLimit",
+        "progressDeadlineSeconds",
+    ];
     not_negative(spec, "spec", &numbers, errors);
     selector(spec, "deployment", errors);
     template(spec, errors);
@@ -16,7 +21,11 @@ pub fn deployment(spec: &Value, errors: &mut Errors) {
         && deadline <= ready
     {
         let detail = "must be greater than minReadySeconds";
-        errors.push(FieldError::invalid("spec.progressDeadlineSeconds", deadline, detail));
+        errors.push(FieldError::invalid(
+            "spec.progressDeadlineSeconds",
+            deadline,
+            detail,
+        ));
     }
 }
 
@@ -40,7 +49,11 @@ fn selector(spec: &Value, noun: &str, errors: &mut Errors) {
     };
     if empty("matchLabels") && empty("matchExpressions") {
         let detail = format!("empty selector is invalid for {noun}");
-        errors.push(FieldError::invalid("spec.selector", selector.clone(), detail));
+        errors.push(FieldError::invalid(
+            "spec.selector",
+            selector.clone(),
+            detail,
+        ));
     }
 }
 
@@ -52,43 +65,70 @@ fn template(spec: &Value, errors: &mut Errors) {
     }
     let labels = &template["metadata"]["labels"];
     if !spec["selector"].is_null() && !selects(&spec["selector"], labels) {
-        let shown = if labels.is_null() { Value::Object(serde_json::Map::new()) } else { labels.clone() };
+        let shown = if labels.is_null() {
+            Value::Object(serde_json::Map::new())
+        } else {
+            labels.clone()
+        };
         let detail = "`selector` does not match template `labels`";
-        errors.push(FieldError::invalid("spec.template.metadata.labels", shown, detail));
+        errors.push(FieldError::invalid(
+            "spec.template.metadata.labels",
+            shown,
+            detail,
+        ));
     }
     metadata::labels(labels, "spec.template.metadata.labels", errors);
-    metadata::annotations(&template["metadata"]["annotations"], "spec.template.metadata.annotations", errors);
+    metadata::annotations(
+        &template["metadata"]["annotations"],
+        "spec.template.metadata.annotations",
+        errors,
+    );
     pod::spec(&template["spec"], "spec.template.spec", errors);
     let policy = text(&template["spec"], "restartPolicy");
     if !policy.is_empty() && policy != "Always" {
-        errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", policy, &["Always"]));
+        errors.push(FieldError::not_supported(
+            "spec.template.spec.restartPolicy",
+            policy,
+            &["Always"],
+        ));
     }
     if !template["spec"]["activeDeadlineSeconds"].is_null() {
         let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.push(FieldError::forbidden("spec.template.spec.activeDeadlineSeconds", detail));
+        errors.push(FieldError::forbidden(
+            "spec.template.spec.activeDeadlineSeconds",
+            detail,
+        ));
     }
     if !super::items(&template["spec"]["ephemeralContainers"]).is_empty() {
         let detail = "ephemeral containers not allowed in pod template";
-        errors.push(FieldError::forbidden("spec.template.spec.ephemeralContainers", detail));
+        errors.push(FieldError::forbidden(
+            "spec.template.spec.ephemeralContainers",
+            detail,
+        ));
     }
 }
 
 /// Whether a LabelSelector matches the labels, both as JSON.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let wanted = selector["matchLabels"].as_object();
-    let equal = wanted.into_iter().flatten().all(|(key, value)| labels[key.as_str()] == *value);
+    let equal = wanted
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| labels[key.as_str()] == *value);
     equal
-        && super::items(&selector["matchExpressions"]).iter().all(|expression| {
-            let label = &labels[text(expression, "key")];
-            let listed = super::items(&expression["values"]).contains(label);
-            match text(expression, "operator") {
-                "In" => listed,
-                "NotIn" => !listed,
-                "Exists" => !label.is_null(),
-                "DoesNotExist" => label.is_null(),
-                _ => false,
-            }
-        })
+        && super::items(&selector["matchExpressions"])
+            .iter()
+            .all(|expression| {
+                let label = &labels[text(expression, "key")];
+                let listed = super::items(&expression["values"]).contains(label);
+                match text(expression, "operator") {
+                    "In" => listed,
+                    "NotIn" => !listed,
+                    "Exists" => !label.is_null(),
+                    "DoesNotExist" => label.is_null(),
+                    _ => false,
+                }
+            })
 }
 
 fn strategy(strategy: &Value, errors: &mut Errors) {
@@ -102,7 +142,11 @@ fn strategy(strategy: &Value, errors: &mut Errors) {
         }
         "RollingUpdate" => rolling_update(rolling, errors),
         other => {
-            errors.push(FieldError::not_supported("spec.strategy.type", other, &["Recreate", "RollingUpdate"]));
+            errors.push(FieldError::not_supported(
+                "spec.strategy.type",
+                other,
+                &["Recreate", "RollingUpdate"],
+            ));
         }
     }
 }
@@ -117,7 +161,11 @@ fn rolling_update(rolling: &Value, errors: &mut Errors) {
                 let faults = name::percent(given);
                 amounts[index] = given.trim_end_matches('%').parse().unwrap_or(0);
                 if faults.is_empty() && field == "maxUnavailable" && amounts[index] > 100 {
-                    errors.push(FieldError::invalid(path.clone(), given.as_str(), "must not be greater than 100%"));
+                    errors.push(FieldError::invalid(
+                        path.clone(),
+                        given.as_str(),
+                        "must not be greater than 100%",
+                    ));
                 }
                 for fault in faults {
                     errors.push(FieldError::invalid(path.clone(), given.as_str(), fault));
@@ -132,7 +180,11 @@ fn rolling_update(rolling: &Value, errors: &mut Errors) {
     if amounts == [0, 0] {
         let shown = rolling["maxUnavailable"].clone();
         let detail = "may not be 0 when `maxSurge` is 0";
-        errors.push(FieldError::invalid(format!("{PATH}.maxUnavailable"), shown, detail));
+        errors.push(FieldError::invalid(
+            format!("{PATH}.maxUnavailable"),
+            shown,
+            detail,
+        ));
     }
 }
 
@@ -158,7 +210,11 @@ pub fn status(status: &Value, errors: &mut Errors) {
     ] {
         if number(field) > number(most) {
             let detail = format!("cannot be greater than status.{most}");
-            errors.push(FieldError::invalid(format!("status.{field}"), number(field), detail));
+            errors.push(FieldError::invalid(
+                format!("status.{field}"),
+                number(field),
+                detail,
+            ));
         }
     }
 }
