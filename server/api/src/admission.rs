@@ -4,6 +4,7 @@
 pub(crate) mod namespace;
 mod pod;
 pub(crate) mod service;
+mod token_volume;
 
 use trireme_model::Value;
 use trireme_model::kinds::{self, Kind};
@@ -12,7 +13,11 @@ use trireme_model::status::Status;
 use crate::verb::Caller;
 
 /// Completes a new object, or refuses it. Answers warnings.
-pub(crate) fn create(caller: &Caller<'_>, kind: &Kind, object: &mut Value) -> Result<Vec<String>, Status> {
+pub(crate) fn create(
+    caller: &Caller<'_>,
+    kind: &Kind,
+    object: &mut Value,
+) -> Result<Vec<String>, Status> {
     if *kind == *kinds::POD {
         return pod::admit(caller, object);
     }
@@ -30,7 +35,12 @@ pub(crate) fn update(
         && let Some(node) = caller.identity.node()
     {
         // A node that could untaint itself would draw pods, and their secrets, to it.
-        let taints = |object: &Value| object.get("spec").and_then(|spec| spec.get("taints")).cloned();
+        let taints = |object: &Value| {
+            object
+                .get("spec")
+                .and_then(|spec| spec.get("taints"))
+                .cloned()
+        };
         if taints(new) != taints(old) {
             let why = format!("node {node:?} is not allowed to modify taints");
             return Err(Status::forbidden(kind, node, &why));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use trireme_model::Value;
 
 use crate::authorize::Authorizer;
@@ -32,6 +33,8 @@ pub struct Api {
     pub(crate) frames: FrameCache,
     pub(crate) service_network: crate::admission::service::Network,
     pub(crate) token_key: TokenKey,
+    /// Set when the server stops: open watches end.
+    pub(crate) closing: CancellationToken,
 }
 
 impl Api {
@@ -48,6 +51,7 @@ impl Api {
             frames: FrameCache::default(),
             service_network,
             token_key,
+            closing: CancellationToken::new(),
             config,
         }))
     }
@@ -81,7 +85,7 @@ impl Api {
         self.store.ready().await
     }
 
-    /// `Status` objects and other small documents, for callers that build responses themselves.
+    /// The time that objects are stamped with.
     pub(crate) fn now(&self) -> jiff::Timestamp {
         // Kubernetes' times have whole seconds.
         let now = jiff::Timestamp::now();

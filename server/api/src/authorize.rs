@@ -51,11 +51,17 @@ pub(crate) struct Decision {
 
 impl Decision {
     fn allow(reason: impl Into<String>) -> Decision {
-        Decision { allowed: true, reason: reason.into() }
+        Decision {
+            allowed: true,
+            reason: reason.into(),
+        }
     }
 
     fn no_opinion() -> Decision {
-        Decision { allowed: false, reason: String::new() }
+        Decision {
+            allowed: false,
+            reason: String::new(),
+        }
     }
 }
 
@@ -76,7 +82,11 @@ impl Authorizer {
     pub fn start(store: Store) -> Authorizer {
         let (sender, rules) = watch::channel(Rules::default());
         let follower = tokio::spawn(follow(store.clone(), sender));
-        Authorizer { store, rules, _follower: AbortOnDropHandle::new(follower) }
+        Authorizer {
+            store,
+            rules,
+            _follower: AbortOnDropHandle::new(follower),
+        }
     }
 
     pub fn policy(&self) -> Arc<Policy> {
@@ -137,15 +147,23 @@ async fn follow(store: Store, sender: watch::Sender<Rules>) {
 }
 
 async fn follow_once(store: &Store, sender: &watch::Sender<Rules>) -> Result<(), String> {
-    let (kvs, mut revision) = store.read_prefix(RBAC_PREFIX).map_err(|status| status.message)?;
+    let (kvs, mut revision) = store
+        .read_prefix(RBAC_PREFIX)
+        .map_err(|status| status.message)?;
     let mut policy = Policy::default();
     for kv in &kvs {
         policy.insert(&kv.key, &kv.value);
     }
     let mut policy = Arc::new(policy);
-    sender.send_replace(Rules { policy: policy.clone(), revision });
+    sender.send_replace(Rules {
+        policy: policy.clone(),
+        revision,
+    });
     let (start, end) = prefix_range(RBAC_PREFIX);
-    let mut watch = store.replica().watch(start, end, revision).map_err(|error| error.to_string())?;
+    let mut watch = store
+        .replica()
+        .watch(start, end, revision)
+        .map_err(|error| error.to_string())?;
     while let Some(batch) = watch.next().await {
         let batch = batch.map_err(|error| error.to_string())?;
         revision = revision.max(batch.revision);
@@ -159,7 +177,10 @@ async fn follow_once(store: &Store, sender: &watch::Sender<Rules>) -> Result<(),
             }
             policy = Arc::new(changed);
         }
-        sender.send_replace(Rules { policy: policy.clone(), revision });
+        sender.send_replace(Rules {
+            policy: policy.clone(),
+            revision,
+        });
     }
     Err("the replica has stopped".to_owned())
 }

@@ -5,7 +5,11 @@ use http::{HeaderMap, header};
 use trireme_model::status::Status;
 use trireme_model::{Value, protobuf, schema};
 
-const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const ACCEPTED: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 
 /// A decoded body, not yet checked against its kind.
 pub(crate) struct Decoded {
@@ -16,9 +20,21 @@ pub(crate) struct Decoded {
 
 /// The media type without its parameters, in lower case; JSON where there is none.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
-    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let text = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    if text.is_empty() { "application/json".to_owned() } else { text }
+    let text = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let text = text
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
+    if text.is_empty() {
+        "application/json".to_owned()
+    } else {
+        text
+    }
 }
 
 pub(crate) fn decode(headers: &HeaderMap, body: &Bytes) -> Result<Decoded, Status> {
@@ -46,5 +62,8 @@ pub(crate) fn decode_yaml(body: &[u8]) -> Result<Decoded, Status> {
 
 fn decode_protobuf(body: &[u8]) -> Result<Decoded, Status> {
     let object = protobuf::decode(body).map_err(Status::bad_request)?;
-    Ok(Decoded { object, duplicates: Vec::new() })
+    Ok(Decoded {
+        object,
+        duplicates: Vec::new(),
+    })
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use trireme_model::kinds::{self, Kind};
-use trireme_model::status::Status;
 use trireme_model::meta;
+use trireme_model::status::Status;
 
 use crate::admission::namespace::PERMANENT;
 use crate::api::Api;
@@ -29,7 +29,9 @@ const MAX_ATTEMPTS: u32 = 5;
 pub(crate) fn objects() -> Vec<Value> {
     let mut objects: Vec<Value> = PERMANENT
         .iter()
-        .map(|name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }))
+        .map(
+            |name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }),
+        )
         .collect();
     objects.extend(roles::objects());
     objects.push(json!({
@@ -50,13 +52,22 @@ pub(crate) fn objects() -> Vec<Value> {
 
 pub(crate) async fn ensure(api: &Arc<Api>) -> Result<(), Status> {
     let identity = Identity::server();
-    let caller = Caller { api, identity: &identity };
+    let caller = Caller {
+        api,
+        identity: &identity,
+    };
     for mut object in objects() {
-        let kind = kinds::find_kind(meta::api_version(&object), meta::kind(&object))
-            .ok_or_else(|| Status::internal(format!("bootstrap: no kind {}", meta::kind(&object))))?;
+        let kind =
+            kinds::find_kind(meta::api_version(&object), meta::kind(&object)).ok_or_else(|| {
+                Status::internal(format!("bootstrap: no kind {}", meta::kind(&object)))
+            })?;
         if *kind == *kinds::SERVICE {
             object["spec"]["clusterIP"] = api.service_network.api_address().to_string().into();
-            let port = api.config.server_addresses.first().map_or(6443, SocketAddr::port);
+            let port = api
+                .config
+                .server_addresses
+                .first()
+                .map_or(6443, SocketAddr::port);
             object["spec"]["ports"][0]["targetPort"] = port.into();
         }
         ensure_object(&caller, kind, object).await?;
@@ -65,18 +76,27 @@ pub(crate) async fn ensure(api: &Arc<Api>) -> Result<(), Status> {
 }
 
 /// Sets Endpoints and EndpointSlice of the API's Service: it has no selector, and no pods behind it.
-pub(crate) async fn publish_servers(api: &Arc<Api>, addresses: &[SocketAddr]) -> Result<(), Status> {
+pub(crate) async fn publish_servers(
+    api: &Arc<Api>,
+    addresses: &[SocketAddr],
+) -> Result<(), Status> {
     if addresses.is_empty() {
         return Ok(());
     }
     let identity = Identity::server();
-    let caller = Caller { api, identity: &identity };
+    let caller = Caller {
+        api,
+        identity: &identity,
+    };
     let mut addresses = addresses.to_vec();
     addresses.sort();
     addresses.dedup();
     // One port for all: the servers of a cluster share their configuration.
     let port = addresses.first().map_or(6443, SocketAddr::port);
-    let ips: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    let ips: Vec<String> = addresses
+        .iter()
+        .map(|address| address.ip().to_string())
+        .collect();
     let ports = json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
     let endpoints = json!({
         "apiVersion": "v1",
@@ -118,7 +138,10 @@ async fn put(caller: &Caller<'_>, kind: &'static Kind, object: Value) -> Result<
             target: target.clone(),
             object: object.clone(),
             duplicates: Vec::new(),
-            options: WriteOptions { field_manager: "trireme".to_owned(), ..WriteOptions::default() },
+            options: WriteOptions {
+                field_manager: "trireme".to_owned(),
+                ..WriteOptions::default()
+            },
         };
         match update(caller, request).await {
             Ok(_) => return Ok(()),

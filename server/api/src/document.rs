@@ -54,7 +54,11 @@ impl Document {
 
 /// The kind whose rules a stored object follows: events are kept, defaulted and validated as core/v1.
 pub(crate) fn stored_kind(kind: &'static Kind) -> &'static Kind {
-    if *kind == *kinds::EVENTS_EVENT { kinds::EVENT } else { kind }
+    if *kind == *kinds::EVENTS_EVENT {
+        kinds::EVENT
+    } else {
+        kind
+    }
 }
 
 /// From the stored form to that of `kind`.

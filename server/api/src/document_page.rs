@@ -31,20 +31,38 @@ pub(crate) async fn answer(
         Route::Health { ready: false } => Ok(respond::text(StatusCode::OK, "ok")),
         Route::Health { ready: true } => Ok(match api.ready().await {
             Ok(()) => respond::text(StatusCode::OK, "ok"),
-            Err(why) => respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("not ready: {why}\n")),
+            Err(why) => respond::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("not ready: {why}\n"),
+            ),
         }),
         Route::Version => json(version()),
         Route::Metrics => {
             let text = api.metrics.render(api.store.replica());
-            Ok(respond::bytes(StatusCode::OK, "text/plain; version=0.0.4", text))
+            Ok(respond::bytes(
+                StatusCode::OK,
+                "text/plain; version=0.0.4",
+                text,
+            ))
         }
         Route::Index => json(json!({ "paths": paths() })),
         Route::CoreVersions => Ok(discover(request, discovery::aggregated_core, || {
-            let address = api.config.server_addresses.first().map(ToString::to_string).unwrap_or_default();
+            let address = api
+                .config
+                .server_addresses
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             discovery::api_versions(&address)
         })),
-        Route::Groups => Ok(discover(request, discovery::aggregated_apis, discovery::api_group_list)),
-        Route::Group(group) => json(discovery::api_group(&group).ok_or_else(Status::path_not_found)?),
+        Route::Groups => Ok(discover(
+            request,
+            discovery::aggregated_apis,
+            discovery::api_group_list,
+        )),
+        Route::Group(group) => {
+            json(discovery::api_group(&group).ok_or_else(Status::path_not_found)?)
+        }
         Route::Resources { group, version } => {
             json(discovery::resources(&group, &version).ok_or_else(Status::path_not_found)?)
         }
@@ -53,9 +71,18 @@ pub(crate) async fn answer(
         Route::OpenApiV3(path) => {
             let document = openapi::v3_bytes(&path).ok_or_else(Status::path_not_found)?;
             let hash = openapi::v3_hash(&path).unwrap_or_default();
-            let mut response = cached(request, "application/json", hash, Bytes::from_static(document));
+            let mut response = cached(
+                request,
+                "application/json",
+                hash,
+                Bytes::from_static(document),
+            );
             // The index names each document with its hash, so that a copy is good for ever.
-            if request.uri().query().is_some_and(|query| query.contains("hash=")) {
+            if request
+                .uri()
+                .query()
+                .is_some_and(|query| query.contains("hash="))
+            {
                 response.headers_mut().insert(
                     header::CACHE_CONTROL,
                     HeaderValue::from_static("public, immutable"),
@@ -92,7 +119,16 @@ fn paths() -> Vec<String> {
         }
     }
     paths.extend(
-        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),
+        [
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned),
     );
     paths
 }
@@ -103,18 +139,28 @@ fn discover(
     aggregated: impl FnOnce() -> Value,
     legacy: impl FnOnce() -> Value,
 ) -> Response<Body> {
-    let wanted = media_ranges(request.headers()).into_iter().find_map(|range| {
-        let json = matches!(range.media_type, "application/json" | "application/*" | "*/*");
-        match range.parameter("as") {
-            "" if json => Some(false),
-            "APIGroupDiscoveryList" if json && range.parameter("g") == "apidiscovery.k8s.io" => {
-                (range.parameter("v") == "v2").then_some(true)
+    let wanted = media_ranges(request.headers())
+        .into_iter()
+        .find_map(|range| {
+            let json = matches!(
+                range.media_type,
+                "application/json" | "application/*" | "*/*"
+            );
+            match range.parameter("as") {
+                "" if json => Some(false),
+                "APIGroupDiscoveryList"
+                    if json && range.parameter("g") == "apidiscovery.k8s.io" =>
+                {
+                    (range.parameter("v") == "v2").then_some(true)
+                }
+                _ => None,
             }
-            _ => None,
-        }
-    });
+        });
     let (content_type, value) = if wanted == Some(true) {
-        ("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", aggregated())
+        (
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            aggregated(),
+        )
     } else {
         ("application/json", legacy())
     };
@@ -122,20 +168,32 @@ fn discover(
 }
 
 fn openapi_v2(request: &Request<Bytes>) -> Response<Body> {
-    let protobuf = media_ranges(request.headers()).into_iter().find_map(|range| match range.media_type {
-        OPENAPI_PROTOBUF_ASKED | OPENAPI_PROTOBUF => Some(true),
-        "application/json" | "application/*" | "*/*" => Some(false),
-        _ => None,
-    });
+    let protobuf = media_ranges(request.headers())
+        .into_iter()
+        .find_map(|range| match range.media_type {
+            OPENAPI_PROTOBUF_ASKED | OPENAPI_PROTOBUF => Some(true),
+            "application/json" | "application/*" | "*/*" => Some(false),
+            _ => None,
+        });
     if protobuf == Some(true) {
         let document = Bytes::from_static(openapi::v2_protobuf_bytes());
         return cached(request, OPENAPI_PROTOBUF, openapi::v2_hash(), document);
     }
-    cached(request, "application/json", openapi::v2_hash(), Bytes::from_static(openapi::v2_bytes()))
+    cached(
+        request,
+        "application/json",
+        openapi::v2_hash(),
+        Bytes::from_static(openapi::v2_bytes()),
+    )
 }
 
 /// A document that changes only with the program: clients keep it by its tag.
-fn cached(request: &Request<Bytes>, content_type: &'static str, hash: &str, body: Bytes) -> Response<Body> {
+fn cached(
+    request: &Request<Bytes>,
+    content_type: &'static str,
+    hash: &str,
+    body: Bytes,
+) -> Response<Body> {
     let tag = format!("{hash:?}");
     let same = request
         .headers()

@@ -24,13 +24,25 @@ pub fn forbidden_resource(
     namespace: Option<&str>,
     name: &str,
 ) -> Status {
-    let full = if subresource.is_empty() { resource.to_owned() } else { format!("{resource}/{subresource}") };
+    let full = if subresource.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}/{subresource}")
+    };
     let place = match namespace {
         Some(namespace) => format!("in the namespace {namespace:?}"),
         None => "at the cluster scope".to_owned(),
     };
-    let group_resource = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
-    let subject = if name.is_empty() { group_resource } else { format!("{group_resource} {name:?}") };
+    let group_resource = if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    };
+    let subject = if name.is_empty() {
+        group_resource
+    } else {
+        format!("{group_resource} {name:?}")
+    };
     let mut details = json!({ "kind": resource });
     if !name.is_empty() {
         details["name"] = name.into();
@@ -39,18 +51,27 @@ pub fn forbidden_resource(
         details["group"] = group.into();
     }
     let user = &identity.user;
-    let message =
-        format!("{subject} is forbidden: User {user:?} cannot {verb} resource {full:?} in API group {group:?} {place}");
+    let message = format!(
+        "{subject} is forbidden: User {user:?} cannot {verb} resource {full:?} in API group {group:?} {place}"
+    );
     Status::new(403, "Forbidden", message, Some(details))
 }
 
 pub fn forbidden_path(identity: &Identity, verb: &str, path: &str) -> Status {
-    let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", identity.user);
+    let message = format!(
+        "forbidden: User {:?} cannot {verb} path {path:?}",
+        identity.user
+    );
     Status::new(403, "Forbidden", message, Some(json!({})))
 }
 
 pub fn too_large(limit_bytes: usize) -> Status {
-    Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit_bytes}"), None)
+    Status::new(
+        413,
+        "RequestEntityTooLarge",
+        format!("Request entity too large: limit is {limit_bytes}"),
+        None,
+    )
 }
 
 /// The cluster cannot answer now; trying again later is right.

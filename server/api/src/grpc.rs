@@ -22,7 +22,12 @@ pub(crate) fn routes(api: &Arc<Api>) -> Routes {
     let resources = ResourcesServer::new(resources::Service::new(api.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX);
-    let mut routes = api.config.extra_grpc.clone().unwrap_or_default().add_service(resources);
+    let mut routes = api
+        .config
+        .extra_grpc
+        .clone()
+        .unwrap_or_default()
+        .add_service(resources);
     routes = routes.add_service(health::server(api.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()

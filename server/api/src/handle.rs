@@ -21,7 +21,7 @@ use crate::verb::patch::{ApplyRequest, PatchRequest, PatchType};
 use crate::verb::update::UpdateRequest;
 use crate::verb::watch::WatchRequest;
 use crate::verb::{self, Caller, Outcome, Selection};
-use crate::{authenticate, body, document_page, shape, stream_proxy, subresource, watch_body};
+use crate::{authenticate, body, document_page, failure, shape, stream_proxy, subresource, watch_body};
 
 const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
@@ -42,7 +42,10 @@ pub(crate) async fn answer(
     request: Request<Bytes>,
 ) -> Response<Body> {
     let started = tokio::time::Instant::now();
-    let mut label = Label { verb: "other", resource: String::new() };
+    let mut label = Label {
+        verb: "other",
+        resource: String::new(),
+    };
     // Watches and streams answer their head within it too; what follows has its own end.
     let limit = api.config.limits.request_timeout;
     let result = tokio::time::timeout(limit, dispatch(api, certificate, request, &mut label)).await;
@@ -50,11 +53,19 @@ pub(crate) async fn answer(
         Ok(Ok(response)) => response,
         Ok(Err(status)) => respond::failure(&status),
         Err(_) => respond::failure(&Status::timeout(
-            format!("request did not complete within the allotted {} s", limit.as_secs()),
+            format!(
+                "request did not complete within the allotted {} s",
+                limit.as_secs()
+            ),
             0,
         )),
     };
-    api.metrics.record(label.verb, &label.resource, response.status().as_u16(), started.elapsed());
+    api.metrics.record(
+        label.verb,
+        &label.resource,
+        response.status().as_u16(),
+        started.elapsed(),
+    );
     response
 }
 
@@ -65,7 +76,14 @@ async fn dispatch(
     label: &mut Label,
 ) -> Result<Response<Body>, Status> {
     let identity = authenticate::identify(api, certificate, request.headers())?;
-    let caller = Caller { api, identity: &identity };
+    let limit = api.config.limits.max_object_bytes;
+    if request.body().len() > limit {
+        return Err(failure::too_large(limit));
+    }
+    let caller = Caller {
+        api,
+        identity: &identity,
+    };
     let path = request.uri().path().to_owned();
     // Without an identity even what there is stays unsaid.
     let route = match route::parse(&path) {
@@ -111,7 +129,11 @@ async fn page(
     };
     let open = matches!(route, Route::Health { .. } | Route::Version);
     if !open {
-        let attributes = Attributes { verb, path: Some(path), ..Attributes::default() };
+        let attributes = Attributes {
+            verb,
+            path: Some(path),
+            ..Attributes::default()
+        };
         caller.api.authorizer.check(caller.identity, &attributes)?;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -137,7 +159,13 @@ impl Exchange<'_> {
     async fn run(self, watch: bool, label: &mut Label) -> Result<Response<Body>, Status> {
         if stream_proxy::is_stream(&self.target) {
             label.verb = "connect";
-            let Exchange { caller, params, target, request, .. } = self;
+            let Exchange {
+                caller,
+                params,
+                target,
+                request,
+                ..
+            } = self;
             return stream_proxy::connect(&caller, &target, &params, request).await;
         }
         let collection = self.target.name.is_empty();
@@ -179,24 +207,45 @@ impl Exchange<'_> {
     }
 
     fn require_verb(&self, verb: &str) -> Result<(), Status> {
-        let verbs = self.target.subresource.map_or(self.target.kind.verbs, |part| part.verbs);
-        if verbs.contains(&verb) { Ok(()) } else { Err(Status::method_not_allowed_here()) }
+        let verbs = self
+            .target
+            .subresource
+            .map_or(self.target.kind.verbs, |part| part.verbs);
+        if verbs.contains(&verb) {
+            Ok(())
+        } else {
+            Err(Status::method_not_allowed_here())
+        }
     }
 
     fn write_options(&self) -> Result<WriteOptions, Status> {
-        let agent = self.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let agent = self
+            .headers()
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("");
         WriteOptions::parse(&self.params, agent)
     }
 
     async fn get(self) -> Result<Response<Body>, Status> {
         self.require_verb("get")?;
         let accepted = negotiate(self.headers())?;
-        let document = verb::get::get(&self.caller, &self.target, self.params.text("resourceVersion")).await?;
+        let document = verb::get::get(
+            &self.caller,
+            &self.target,
+            self.params.text("resourceVersion"),
+        )
+        .await?;
         self.object(accepted, StatusCode::OK, Outcome::of(document))
     }
 
     /// An object in the form that the client accepts.
-    fn object(&self, accepted: Accepted, code: StatusCode, outcome: Outcome) -> Result<Response<Body>, Status> {
+    fn object(
+        &self,
+        accepted: Accepted,
+        code: StatusCode,
+        outcome: Outcome,
+    ) -> Result<Response<Body>, Status> {
         let json = shape::object(
             accepted.shape,
             self.target.kind,
@@ -210,7 +259,10 @@ impl Exchange<'_> {
     }
 
     fn selection(&self) -> Result<Selection, Status> {
-        let (labels, fields) = (self.params.text("labelSelector"), self.params.text("fieldSelector"));
+        let (labels, fields) = (
+            self.params.text("labelSelector"),
+            self.params.text("fieldSelector"),
+        );
         let mut selection = Selection::parse(self.target.kind, labels, fields)?;
         if !self.target.name.is_empty() {
             // The older way to watch one object is a path.
@@ -228,7 +280,12 @@ impl Exchange<'_> {
                 "sendInitialEvents",
                 "sendInitialEvents is forbidden for list",
             );
-            return Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![error]));
+            return Err(Status::invalid_kind(
+                "meta.k8s.io",
+                "ListOptions",
+                "",
+                vec![error],
+            ));
         }
         let limit = self.params.number("limit")?.unwrap_or(0);
         let request = ListRequest {
@@ -249,7 +306,10 @@ impl Exchange<'_> {
         self.require_verb("watch")?;
         let accepted = negotiate(self.headers())?;
         let selection = self.selection()?;
-        let target = Target { name: String::new(), ..self.target.clone() };
+        let target = Target {
+            name: String::new(),
+            ..self.target.clone()
+        };
         let request = WatchRequest {
             target,
             selection,
@@ -257,7 +317,10 @@ impl Exchange<'_> {
             version_match: parse_match(self.params.text("resourceVersionMatch"))?,
             send_initial_events: self.params.optional_flag("sendInitialEvents"),
             bookmarks: self.params.flag("allowWatchBookmarks"),
-            timeout: self.params.number("timeoutSeconds")?.map(Duration::from_secs),
+            timeout: self
+                .params
+                .number("timeoutSeconds")?
+                .map(Duration::from_secs),
         };
         let watching = verb::watch::watch(&self.caller, request).await?;
         let include = self.params.text("includeObject").to_owned();
@@ -271,23 +334,42 @@ impl Exchange<'_> {
         let options = self.write_options()?;
         if self.target.kind.is_virtual() {
             let answer = review::answer(&self.caller, self.target.kind, decoded.object).await?;
-            return Ok(respond::value(accepted.encoding, StatusCode::CREATED, &answer));
+            return Ok(respond::value(
+                accepted.encoding,
+                StatusCode::CREATED,
+                &answer,
+            ));
         }
         let target = self.target.clone();
         if let Some(part) = target.subresource {
             let object = decoded.object;
             let answer = match part.name {
-                "binding" => subresource::binding::bind(&self.caller, &target, object, options.dry_run).await?,
-                "eviction" => subresource::eviction::evict(&self.caller, &target, object, options.dry_run).await?,
+                "binding" => {
+                    subresource::binding::bind(&self.caller, &target, object, options.dry_run)
+                        .await?
+                }
+                "eviction" => {
+                    subresource::eviction::evict(&self.caller, &target, object, options.dry_run)
+                        .await?
+                }
                 "token" => subresource::token::request(&self.caller, &target, object).await?,
                 _ => return Err(Status::method_not_allowed_here()),
             };
-            return Ok(respond::value(accepted.encoding, StatusCode::CREATED, &answer));
+            return Ok(respond::value(
+                accepted.encoding,
+                StatusCode::CREATED,
+                &answer,
+            ));
         }
         if !target.name.is_empty() {
             return Err(Status::method_not_allowed_here());
         }
-        let request = CreateRequest { target, object: decoded.object, duplicates: decoded.duplicates, options };
+        let request = CreateRequest {
+            target,
+            object: decoded.object,
+            duplicates: decoded.duplicates,
+            options,
+        };
         let outcome = verb::create::create(&self.caller, request).await?;
         self.object(accepted, StatusCode::CREATED, outcome)
     }
@@ -318,22 +400,46 @@ impl Exchange<'_> {
             "application/strategic-merge-patch+json" => PatchType::Strategic,
             "application/apply-patch+yaml" => {
                 if self.params.text("fieldManager").is_empty() {
-                    let error = trireme_model::status::FieldError::required("fieldManager", "is required for apply patch");
-                    return Err(Status::invalid_kind("meta.k8s.io", "PatchOptions", "", vec![error]));
+                    let error = trireme_model::status::FieldError::required(
+                        "fieldManager",
+                        "is required for apply patch",
+                    );
+                    return Err(Status::invalid_kind(
+                        "meta.k8s.io",
+                        "PatchOptions",
+                        "",
+                        vec![error],
+                    ));
                 }
                 // JSON is YAML.
                 let decoded = body::decode_yaml(self.request.body())?;
-                let request =
-                    ApplyRequest { target, object: decoded.object, duplicates: decoded.duplicates, options };
+                let request = ApplyRequest {
+                    target,
+                    object: decoded.object,
+                    duplicates: decoded.duplicates,
+                    options,
+                };
                 let outcome = verb::patch::server_side(&self.caller, request).await?;
-                let code = if outcome.created { StatusCode::CREATED } else { StatusCode::OK };
+                let code = if outcome.created {
+                    StatusCode::CREATED
+                } else {
+                    StatusCode::OK
+                };
                 return self.object(accepted, code, outcome);
             }
             _ => return Err(Status::unsupported_media_type(PATCH_TYPES)),
         };
         if self.params.has("force") {
-            let error = trireme_model::status::FieldError::forbidden("force", "may not be specified for non-apply patch");
-            return Err(Status::invalid_kind("meta.k8s.io", "PatchOptions", "", vec![error]));
+            let error = trireme_model::status::FieldError::forbidden(
+                "force",
+                "may not be specified for non-apply patch",
+            );
+            return Err(Status::invalid_kind(
+                "meta.k8s.io",
+                "PatchOptions",
+                "",
+                vec![error],
+            ));
         }
         let decoded = body::decode_json(self.request.body())?;
         let request = PatchRequest {
@@ -349,7 +455,11 @@ impl Exchange<'_> {
 
     fn delete_options(&self) -> Result<DeleteOptions, Status> {
         let body = self.request.body();
-        let value = if body.is_empty() { Value::Null } else { body::decode(self.headers(), body)?.object };
+        let value = if body.is_empty() {
+            Value::Null
+        } else {
+            body::decode(self.headers(), body)?.object
+        };
         DeleteOptions::parse(&value, &self.params)
     }
 
@@ -359,9 +469,16 @@ impl Exchange<'_> {
         let options = self.delete_options()?;
         let outcome = verb::delete::delete(&self.caller, &self.target, &options).await?;
         // What goes gracefully is shown as it is now; what is gone is confirmed.
-        if outcome.deleted && *self.target.kind != *kinds::POD && *self.target.kind != *kinds::SERVICE {
+        if outcome.deleted
+            && *self.target.kind != *kinds::POD
+            && *self.target.kind != *kinds::SERVICE
+        {
             let object = outcome.document.into_value()?;
-            let status = trireme_model::status::success(self.target.kind, &self.target.name, meta::uid(&object));
+            let status = trireme_model::status::success(
+                self.target.kind,
+                &self.target.name,
+                meta::uid(&object),
+            );
             return Ok(respond::value(accepted.encoding, StatusCode::OK, &status));
         }
         self.object(accepted, StatusCode::OK, outcome)
@@ -372,7 +489,13 @@ impl Exchange<'_> {
         let accepted = negotiate(self.headers())?;
         let options = self.delete_options()?;
         let selection = self.selection()?;
-        let listing = verb::delete_collection::delete_collection(&self.caller, &self.target, selection, &options).await?;
+        let listing = verb::delete_collection::delete_collection(
+            &self.caller,
+            &self.target,
+            selection,
+            &options,
+        )
+        .await?;
         let include = self.params.text("includeObject");
         let json = shape::list(accepted.shape, listing, include, self.caller.api.now())?;
         Ok(respond::document(accepted.encoding, StatusCode::OK, json))

@@ -21,12 +21,20 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(user: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn new(
+        user: impl Into<String>,
+        groups: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         let mut groups: Vec<String> = groups.into_iter().map(Into::into).collect();
         if !groups.iter().any(|group| group == AUTHENTICATED) {
             groups.push(AUTHENTICATED.to_owned());
         }
-        Identity { user: user.into(), uid: String::new(), groups, extra: BTreeMap::new() }
+        Identity {
+            user: user.into(),
+            uid: String::new(),
+            groups,
+            extra: BTreeMap::new(),
+        }
     }
 
     pub fn anonymous() -> Self {
@@ -60,18 +68,25 @@ impl Identity {
         if !self.in_group(NODES) {
             return None;
         }
-        self.user.strip_prefix(NODE_PREFIX).filter(|name| !name.is_empty())
+        self.user
+            .strip_prefix(NODE_PREFIX)
+            .filter(|name| !name.is_empty())
     }
 
     /// Namespace and name, for a service account.
     pub fn service_account(&self) -> Option<(&str, &str)> {
-        self.user.strip_prefix(SERVICE_ACCOUNT_PREFIX)?.split_once(':')
+        self.user
+            .strip_prefix(SERVICE_ACCOUNT_PREFIX)?
+            .split_once(':')
     }
 
     pub fn of_service_account(namespace: &str, name: &str, uid: &str) -> Self {
         let mut identity = Identity::new(
             format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}"),
-            ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")],
+            [
+                "system:serviceaccounts".to_owned(),
+                format!("system:serviceaccounts:{namespace}"),
+            ],
         );
         identity.uid = uid.to_owned();
         identity

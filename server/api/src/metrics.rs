@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use trireme_raft::Replica;
@@ -30,37 +30,47 @@ struct Rows {
 #[derive(Default)]
 pub(crate) struct Metrics {
     rows: Mutex<Rows>,
-    connections: AtomicI64,
-    watchers: AtomicI64,
+    connections: Arc<AtomicI64>,
+    watchers: Arc<AtomicI64>,
 }
 
 /// Counts one while it lives.
-pub(crate) struct Gauge<'a>(&'a AtomicI64);
+pub(crate) struct Gauge(Arc<AtomicI64>);
 
-impl Drop for Gauge<'_> {
+impl Drop for Gauge {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
+fn gauge(count: &Arc<AtomicI64>) -> Gauge {
+    count.fetch_add(1, Ordering::Relaxed);
+    Gauge(count.clone())
+}
+
 impl Metrics {
-    pub fn connection(&self) -> Gauge<'_> {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Gauge(&self.connections)
+    pub fn connection(&self) -> Gauge {
+        gauge(&self.connections)
     }
 
-    pub fn watcher(&self) -> Gauge<'_> {
-        self.watchers.fetch_add(1, Ordering::Relaxed);
-        Gauge(&self.watchers)
+    pub fn watcher(&self) -> Gauge {
+        gauge(&self.watchers)
     }
 
     pub fn record(&self, verb: &'static str, resource: &str, code: u16, elapsed: Duration) {
-        let Ok(mut rows) = self.rows.lock() else { return };
+        let Ok(mut rows) = self.rows.lock() else {
+            return;
+        };
         let full = rows.requests.len() >= MAX_ROWS;
         let key = (verb, resource.to_owned(), code);
         match rows.requests.get_mut(&key) {
             Some(count) => *count += 1,
-            None if full => *rows.requests.entry((verb, "other".to_owned(), code)).or_default() += 1,
+            None if full => {
+                *rows
+                    .requests
+                    .entry((verb, "other".to_owned(), code))
+                    .or_default() += 1
+            }
             None => {
                 rows.requests.insert(key, 1);
             }
@@ -84,38 +94,119 @@ impl Metrics {
     fn write(&self, out: &mut String, replica: &Replica) -> std::fmt::Result {
         let status = replica.status();
         for (name, help, kind, value) in [
-            ("trireme_raft_term", "Raft term of this server.", "gauge", status.term),
-            ("trireme_raft_applied_index", "Last log index applied here.", "counter", status.applied_index),
-            ("trireme_raft_last_log_index", "Last log index stored here.", "counter", status.last_log_index),
-            ("trireme_store_revision", "Newest revision applied here.", "counter", status.revision),
-            ("trireme_store_compacted_revision", "Oldest readable revision.", "counter", replica.compacted()),
-            ("trireme_raft_is_leader", "1 on the leader.", "gauge", u64::from(status.leader == Some(status.id))),
-            ("trireme_raft_has_leader", "1 while a leader is known.", "gauge", u64::from(status.leader.is_some())),
-            ("trireme_raft_voters", "Voting members.", "gauge", status.voters.len() as u64),
-            ("trireme_disk_full", "1 while writes are refused for want of disk space.", "gauge", u64::from(status.disk_full)),
+            (
+                "trireme_raft_term",
+                "Raft term of this server.",
+                "gauge",
+                status.term,
+            ),
+            (
+                "trireme_raft_applied_index",
+                "Last log index applied here.",
+                "counter",
+                status.applied_index,
+            ),
+            (
+                "trireme_raft_last_log_index",
+                "Last log index stored here.",
+                "counter",
+                status.last_log_index,
+            ),
+            (
+                "trireme_store_revision",
+                "Newest revision applied here.",
+                "counter",
+                status.revision,
+            ),
+            (
+                "trireme_store_compacted_revision",
+                "Oldest readable revision.",
+                "counter",
+                replica.compacted(),
+            ),
+            (
+                "trireme_raft_is_leader",
+                "1 on the leader.",
+                "gauge",
+                u64::from(status.leader == Some(status.id)),
+            ),
+            (
+                "trireme_raft_has_leader",
+                "1 while a leader is known.",
+                "gauge",
+                u64::from(status.leader.is_some()),
+            ),
+            (
+                "trireme_raft_voters",
+                "Voting members.",
+                "gauge",
+                status.voters.len() as u64,
+            ),
+            (
+                "trireme_disk_full",
+                "1 while writes are refused for want of disk space.",
+                "gauge",
+                u64::from(status.disk_full),
+            ),
         ] {
-            writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")?;
+            writeln!(
+                out,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+            )?;
         }
         for (name, help, value) in [
-            ("trireme_api_connections", "Open client connections.", &self.connections),
-            ("apiserver_longrunning_requests", "Open watches.", &self.watchers),
+            (
+                "trireme_api_connections",
+                "Open client connections.",
+                &self.connections,
+            ),
+            (
+                "apiserver_longrunning_requests",
+                "Open watches.",
+                &self.watchers,
+            ),
         ] {
             let value = value.load(Ordering::Relaxed);
-            writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}")?;
+            writeln!(
+                out,
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}"
+            )?;
         }
-        let Ok(rows) = self.rows.lock() else { return Ok(()) };
-        writeln!(out, "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter")?;
+        let Ok(rows) = self.rows.lock() else {
+            return Ok(());
+        };
+        writeln!(
+            out,
+            "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter"
+        )?;
         for ((verb, resource, code), count) in &rows.requests {
-            writeln!(out, "apiserver_request_total{{verb=\"{verb}\",resource=\"{resource}\",code=\"{code}\"}} {count}")?;
+            writeln!(
+                out,
+                "apiserver_request_total{{verb=\"{verb}\",resource=\"{resource}\",code=\"{code}\"}} {count}"
+            )?;
         }
         let name = "apiserver_request_duration_seconds";
-        writeln!(out, "# HELP {name} Time to the response's head.\n# TYPE {name} histogram")?;
+        writeln!(
+            out,
+            "# HELP {name} Time to the response's head.\n# TYPE {name} histogram"
+        )?;
         for (verb, histogram) in &rows.latency {
             for (count, bound) in histogram.counts.iter().zip(BUCKETS) {
-                writeln!(out, "{name}_bucket{{verb=\"{verb}\",le=\"{bound}\"}} {count}")?;
+                writeln!(
+                    out,
+                    "{name}_bucket{{verb=\"{verb}\",le=\"{bound}\"}} {count}"
+                )?;
             }
-            writeln!(out, "{name}_bucket{{verb=\"{verb}\",le=\"+Inf\"}} {}", histogram.total)?;
-            writeln!(out, "{name}_sum{{verb=\"{verb}\"}} {}", histogram.sum_seconds)?;
+            writeln!(
+                out,
+                "{name}_bucket{{verb=\"{verb}\",le=\"+Inf\"}} {}",
+                histogram.total
+            )?;
+            writeln!(
+                out,
+                "{name}_sum{{verb=\"{verb}\"}} {}",
+                histogram.sum_seconds
+            )?;
             writeln!(out, "{name}_count{{verb=\"{verb}\"}} {}", histogram.total)?;
         }
         Ok(())

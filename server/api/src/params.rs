@@ -12,14 +12,19 @@ impl Params {
     pub fn parse(query: Option<&str>) -> Params {
         let mut map: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (key, value) in form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
-            map.entry(key.into_owned()).or_default().push(value.into_owned());
+            map.entry(key.into_owned())
+                .or_default()
+                .push(value.into_owned());
         }
         Params(map)
     }
 
     /// The first value, or the empty text.
     pub fn text(&self, name: &str) -> &str {
-        self.0.get(name).and_then(|values| values.first()).map_or("", String::as_str)
+        self.0
+            .get(name)
+            .and_then(|values| values.first())
+            .map_or("", String::as_str)
     }
 
     pub fn all(&self, name: &str) -> &[String] {
@@ -37,7 +42,10 @@ impl Params {
 
     pub fn optional_flag(&self, name: &str) -> Option<bool> {
         let value = self.0.get(name)?.first()?;
-        Some(!matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
+        Some(!matches!(
+            value.to_ascii_lowercase().as_str(),
+            "false" | "0"
+        ))
     }
 
     pub fn number(&self, name: &str) -> Result<Option<u64>, Status> {
@@ -47,7 +55,9 @@ impl Params {
         }
         match text.parse::<i64>() {
             Ok(number) => Ok(Some(u64::try_from(number).unwrap_or(0))),
-            Err(_) => Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+            Err(_) => Err(Status::bad_request(format!(
+                "strconv.ParseInt: parsing {text:?}: invalid syntax"
+            ))),
         }
     }
 }
@@ -89,7 +99,11 @@ impl WriteOptions {
         }
         Ok(WriteOptions {
             dry_run: dry_run(params.all("dryRun"))?,
-            field_manager: if manager.is_empty() { manager_of(agent) } else { manager.to_owned() },
+            field_manager: if manager.is_empty() {
+                manager_of(agent)
+            } else {
+                manager.to_owned()
+            },
             validation,
             force: params.flag("force"),
         })
@@ -97,8 +111,14 @@ impl WriteOptions {
 }
 
 pub(crate) fn dry_run(values: &[String]) -> Result<bool, Status> {
-    match values.iter().find(|value| !value.is_empty() && *value != "All") {
-        Some(other) => Err(invalid_option("dryRun", format!("Unsupported value: {other:?}: supported values: \"All\""))),
+    match values
+        .iter()
+        .find(|value| !value.is_empty() && *value != "All")
+    {
+        Some(other) => Err(invalid_option(
+            "dryRun",
+            format!("Unsupported value: {other:?}: supported values: \"All\""),
+        )),
         None => Ok(values.iter().any(|value| value == "All")),
     }
 }
@@ -116,5 +136,9 @@ pub(crate) fn manager_of(agent: &str) -> String {
         .filter(|character| !character.is_control())
         .take(MAX_FIELD_MANAGER_BYTES)
         .collect();
-    if first.is_empty() { "unknown".to_owned() } else { first }
+    if first.is_empty() {
+        "unknown".to_owned()
+    } else {
+        first
+    }
 }

@@ -39,10 +39,6 @@ pub(crate) struct Accepted {
     pub shape: Shape,
 }
 
-impl Accepted {
-    pub const JSON: Accepted = Accepted { encoding: Encoding::Json, shape: Shape::Whole };
-}
-
 /// One media type of an Accept header with its parameters, in order of preference.
 pub(crate) struct MediaRange<'a> {
     pub media_type: &'a str,
@@ -52,13 +48,19 @@ pub(crate) struct MediaRange<'a> {
 
 impl MediaRange<'_> {
     pub fn parameter(&self, name: &str) -> &str {
-        self.parameters.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+        self.parameters
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map_or("", |(_, value)| value)
     }
 }
 
 /// The Accept header's media types, best first. No header accepts anything.
 pub(crate) fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
-    let text = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let text = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
     let text = if text.trim().is_empty() { "*/*" } else { text };
     let mut ranges: Vec<MediaRange> = text
         .split(',')
@@ -71,7 +73,11 @@ pub(crate) fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
                 .find(|(key, _)| *key == "q")
                 .and_then(|(_, value)| value.parse::<f32>().ok())
                 .map_or(1000, |quality| (quality.clamp(0.0, 1.0) * 1000.0) as u32);
-            Some(MediaRange { media_type, parameters, quality_permille })
+            Some(MediaRange {
+                media_type,
+                parameters,
+                quality_permille,
+            })
         })
         .filter(|range| range.quality_permille > 0)
         .collect();
@@ -101,21 +107,32 @@ pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Accepted, Status> {
         };
         return Ok(Accepted { encoding, shape });
     }
-    Err(Status::not_acceptable(&["application/json", "application/yaml"]))
+    Err(Status::not_acceptable(&[
+        "application/json",
+        "application/yaml",
+    ]))
 }
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
 }
 
 pub(crate) fn empty() -> Body {
     full(Bytes::new())
 }
 
-pub(crate) fn bytes(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn bytes(
+    code: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -130,7 +147,9 @@ pub(crate) fn document(encoding: Encoding, code: StatusCode, json: Vec<u8>) -> R
         Encoding::Yaml => {
             let yaml = serde_json::from_slice::<Value>(&json)
                 .map_err(|error| error.to_string())
-                .and_then(|value| serde_yaml_ng::to_string(&value).map_err(|error| error.to_string()));
+                .and_then(|value| {
+                    serde_yaml_ng::to_string(&value).map_err(|error| error.to_string())
+                });
             match yaml {
                 Ok(yaml) => bytes(code, "application/yaml", yaml),
                 Err(error) => failure(&Status::internal(format!("writing YAML: {error}"))),
@@ -148,15 +167,22 @@ pub(crate) fn failure(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut object = status.to_value();
     // The token with which an expired list may go on is list metadata.
-    if let Some(token) = object["details"].as_object_mut().and_then(|details| details.remove("continue")) {
+    if let Some(token) = object["details"]
+        .as_object_mut()
+        .and_then(|details| details.remove("continue"))
+    {
         object["metadata"]["continue"] = token;
     }
     let mut response = value(Encoding::Json, code, &object);
     if let Some(seconds) = status.retry_after_seconds() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if code == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }
@@ -189,6 +215,11 @@ pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 mod tests {
     use super::*;
 
+    const JSON: Accepted = Accepted {
+        encoding: Encoding::Json,
+        shape: Shape::Whole,
+    };
+
     fn accept(text: &str) -> Result<Accepted, u16> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, text.parse().unwrap());
@@ -199,10 +230,13 @@ mod tests {
     fn the_first_form_that_we_can_write_wins() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accept(kubectl).unwrap().shape, Shape::Table);
-        assert_eq!(accept("application/vnd.kubernetes.protobuf,application/json"), Ok(Accepted::JSON));
-        assert_eq!(accept("*/*"), Ok(Accepted::JSON));
+        assert_eq!(
+            accept("application/vnd.kubernetes.protobuf,application/json"),
+            Ok(JSON)
+        );
+        assert_eq!(accept("*/*"), Ok(JSON));
         assert_eq!(accept("application/yaml").unwrap().encoding, Encoding::Yaml);
-        assert_eq!(accept("application/yaml;q=0.5, application/json"), Ok(Accepted::JSON));
+        assert_eq!(accept("application/yaml;q=0.5, application/json"), Ok(JSON));
         assert_eq!(
             accept("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json")
                 .unwrap()

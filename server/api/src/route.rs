@@ -43,7 +43,12 @@ impl Target {
             check_segment(segment)?;
         }
         let namespace = (kind.namespaced && !namespace.is_empty()).then(|| namespace.to_owned());
-        Ok(Target { kind, namespace, name: name.to_owned(), subresource })
+        Ok(Target {
+            kind,
+            namespace,
+            name: name.to_owned(),
+            subresource,
+        })
     }
 
     /// Empty for cluster-scoped kinds.
@@ -63,7 +68,9 @@ impl Target {
 #[derive(Debug)]
 pub(crate) enum Route {
     /// `/healthz`, `/livez`, `/readyz` and their parts.
-    Health { ready: bool },
+    Health {
+        ready: bool,
+    },
     Version,
     Metrics,
     /// `/`: every path there is.
@@ -75,17 +82,25 @@ pub(crate) enum Route {
     /// `/apis/GROUP`
     Group(String),
     /// `/api/v1` and `/apis/GROUP/VERSION`
-    Resources { group: String, version: String },
+    Resources {
+        group: String,
+        version: String,
+    },
     OpenApiV2,
     OpenApiV3Index,
     OpenApiV3(String),
-    Resource { target: Target, watch: bool },
+    Resource {
+        target: Target,
+        watch: bool,
+    },
 }
 
 /// `/` cannot be part of a name, nor can `.` and `..` be one.
 fn check_segment(segment: &str) -> Result<(), Status> {
     if segment.contains('/') || segment == "." || segment == ".." {
-        return Err(Status::bad_request(format!("invalid name or namespace {segment:?}")));
+        return Err(Status::bad_request(format!(
+            "invalid name or namespace {segment:?}"
+        )));
     }
     Ok(())
 }
@@ -94,7 +109,11 @@ pub(crate) fn parse(path: &str) -> Result<Route, Status> {
     let segments: Vec<String> = path
         .split('/')
         .filter(|segment| !segment.is_empty())
-        .map(|segment| percent_decode_str(segment).decode_utf8().map(|text| text.into_owned()))
+        .map(|segment| {
+            percent_decode_str(segment)
+                .decode_utf8()
+                .map(|text| text.into_owned())
+        })
         .collect::<Result<_, _>>()
         .map_err(|_| Status::path_not_found())?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -110,10 +129,14 @@ pub(crate) fn parse(path: &str) -> Result<Route, Status> {
         ["api"] => Ok(Route::CoreVersions),
         ["apis"] => Ok(Route::Groups),
         ["apis", group] => Ok(Route::Group((*group).to_owned())),
-        ["api", version] => Ok(Route::Resources { group: String::new(), version: (*version).to_owned() }),
-        ["apis", group, version] => {
-            Ok(Route::Resources { group: (*group).to_owned(), version: (*version).to_owned() })
-        }
+        ["api", version] => Ok(Route::Resources {
+            group: String::new(),
+            version: (*version).to_owned(),
+        }),
+        ["apis", group, version] => Ok(Route::Resources {
+            group: (*group).to_owned(),
+            version: (*version).to_owned(),
+        }),
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         _ => Err(Status::path_not_found()),
@@ -172,11 +195,23 @@ mod tests {
     #[test]
     fn paths_name_targets() {
         assert_eq!(shown("/api/v1/pods"), r#"pods None "" """#);
-        assert_eq!(shown("/api/v1/namespaces/a/pods"), r#"pods Some("a") "" """#);
-        assert_eq!(shown("/api/v1/namespaces/a/pods/b/log"), r#"pods Some("a") "b" "log""#);
+        assert_eq!(
+            shown("/api/v1/namespaces/a/pods"),
+            r#"pods Some("a") "" """#
+        );
+        assert_eq!(
+            shown("/api/v1/namespaces/a/pods/b/log"),
+            r#"pods Some("a") "b" "log""#
+        );
         assert_eq!(shown("/api/v1/namespaces/a"), r#"namespaces None "a" """#);
-        assert_eq!(shown("/api/v1/namespaces/a/finalize"), r#"namespaces None "a" "finalize""#);
-        assert_eq!(shown("/api/v1/watch/namespaces/a/pods"), r#"pods Some("a") "" "" watch"#);
+        assert_eq!(
+            shown("/api/v1/namespaces/a/finalize"),
+            r#"namespaces None "a" "finalize""#
+        );
+        assert_eq!(
+            shown("/api/v1/watch/namespaces/a/pods"),
+            r#"pods Some("a") "" "" watch"#
+        );
         assert_eq!(
             shown("/apis/apps/v1/namespaces/a/deployments/b/scale"),
             r#"deployments.apps Some("a") "b" "scale""#

@@ -80,7 +80,13 @@ pub async fn serve<L: Listener>(
                 continue;
             }
         };
-        let connection = connection(io, acceptor.clone(), api.clone(), routes.clone(), shutdown.clone());
+        let connection = connection(
+            io,
+            acceptor.clone(),
+            api.clone(),
+            routes.clone(),
+            shutdown.clone(),
+        );
         connections.spawn(async move {
             let _slot = slot;
             if let Err(error) = connection.await {
@@ -91,8 +97,12 @@ pub async fn serve<L: Listener>(
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
+    api.closing.cancel();
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(api.config.limits.drain_timeout, drained).await.is_err() {
+    if tokio::time::timeout(api.config.limits.drain_timeout, drained)
+        .await
+        .is_err()
+    {
         connections.shutdown().await;
     }
 }
@@ -110,14 +120,19 @@ async fn connection<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let limits = &api.config.limits;
     let stream = tokio::time::timeout(limits.header_timeout, acceptor.accept(io)).await??;
     let (_, session) = stream.get_ref();
-    let identity = session.peer_certificates().and_then(|chain| chain.first()).map(|certificate| {
-        authenticate::from_certificate(certificate)
-    });
+    let identity = session
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .map(|certificate| authenticate::from_certificate(certificate));
     let identity = identity.transpose()?;
     let http2 = session.alpn_protocol() == Some(b"h2");
 
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    builder = if http2 {
+        builder.http2_only()
+    } else {
+        builder.http1_only()
+    };
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -168,18 +183,26 @@ async fn request_of(
         let read = Limited::new(body, limit).collect();
         match tokio::time::timeout(api.config.limits.request_timeout, read).await {
             Ok(Ok(collected)) => collected.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return respond::failure(&failure::too_large(limit)),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return respond::failure(&failure::too_large(limit));
+            }
             Ok(Err(error)) => {
-                let status = trireme_model::status::Status::bad_request(format!("reading the request body: {error}"));
+                let status = trireme_model::status::Status::bad_request(format!(
+                    "reading the request body: {error}"
+                ));
                 return respond::failure(&status);
             }
             Err(_) => {
-                let status = trireme_model::status::Status::timeout("the request body did not arrive in time", 0);
+                let status = trireme_model::status::Status::timeout(
+                    "the request body did not arrive in time",
+                    0,
+                );
                 return respond::failure(&status);
             }
         }
     };
-    api.handle(identity, Request::from_parts(parts, bytes)).await
+    api.handle(identity, Request::from_parts(parts, bytes))
+        .await
 }
 
 async fn grpc_of(
@@ -190,9 +213,15 @@ async fn grpc_of(
 ) -> Response<Body> {
     let path = request.uri().path();
     let open = path.starts_with("/grpc.health.v1.Health/")
-        || api.config.open_grpc_methods.iter().any(|method| method == path);
+        || api
+            .config
+            .open_grpc_methods
+            .iter()
+            .any(|method| method == path);
     let identity = match authenticate::identify(api, identity, request.headers()) {
-        Ok(identity) if identity.is_anonymous() && !open => Err(trireme_model::status::Status::unauthorized()),
+        Ok(identity) if identity.is_anonymous() && !open => {
+            Err(trireme_model::status::Status::unauthorized())
+        }
         other => other,
     };
     let response = match identity {
@@ -205,5 +234,8 @@ async fn grpc_of(
         }
         Err(status) => grpc::status(&status).into_http(),
     };
-    response.map(|body: tonic::body::Body| body.map_err(|status| Box::new(status) as BoxError).boxed_unsync())
+    response.map(|body: tonic::body::Body| {
+        body.map_err(|status| Box::new(status) as BoxError)
+            .boxed_unsync()
+    })
 }

@@ -26,11 +26,14 @@ pub(crate) fn object(
         Shape::Whole => Ok(document.to_json()),
         Shape::Table => {
             let value = document.value()?;
-            let list_meta = json!({ "resourceVersion": trireme_model::meta::resource_version(&value) });
+            let list_meta =
+                json!({ "resourceVersion": trireme_model::meta::resource_version(&value) });
             let table = table::table(kind, &[value], include(include_object), now, list_meta);
             Ok(table.to_string().into_bytes())
         }
-        Shape::Metadata => Ok(table::partial_metadata(&document.value()?).to_string().into_bytes()),
+        Shape::Metadata => Ok(table::partial_metadata(&document.value()?)
+            .to_string()
+            .into_bytes()),
     }
 }
 
@@ -45,11 +48,21 @@ pub(crate) fn list(
         Shape::Whole => Ok(listing.to_json()),
         Shape::Table => {
             let kind = listing.kind;
-            let table = table::table(kind, &listing.values()?, include(include_object), now, metadata);
+            let table = table::table(
+                kind,
+                &listing.values()?,
+                include(include_object),
+                now,
+                metadata,
+            );
             Ok(table.to_string().into_bytes())
         }
         Shape::Metadata => {
-            let items: Vec<Value> = listing.values()?.iter().map(table::partial_metadata).collect();
+            let items: Vec<Value> = listing
+                .values()?
+                .iter()
+                .map(table::partial_metadata)
+                .collect();
             let list = json!({
                 "kind": "PartialObjectMetadataList",
                 "apiVersion": "meta.k8s.io/v1",

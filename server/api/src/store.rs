@@ -8,7 +8,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use trireme_model::status::Status;
 use trireme_model::{Value, meta};
 use trireme_raft::{ProposeError, Replica};
-use trireme_state::{Command, KeyValue, RangeError, RangeReply, RangeRequest, Reply, Revision, Txn, TxnReply};
+use trireme_state::{
+    Command, KeyValue, RangeError, RangeReply, RangeRequest, Reply, Revision, Txn, TxnReply,
+};
 
 use crate::failure;
 
@@ -35,7 +37,10 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub fn new(kv: &KeyValue) -> Self {
-        Stored { raw: kv.value.clone(), mod_revision: kv.mod_revision }
+        Stored {
+            raw: kv.value.clone(),
+            mod_revision: kv.mod_revision,
+        }
     }
 
     /// The object with its resourceVersion.
@@ -54,7 +59,11 @@ impl Stored {
                 out.extend_from_slice(HEAD);
                 out.extend_from_slice(b"\"resourceVersion\":\"");
                 out.extend_from_slice(self.mod_revision.to_string().as_bytes());
-                out.extend_from_slice(if rest.first() == Some(&b'}') { b"\"" } else { b"\"," });
+                out.extend_from_slice(if rest.first() == Some(&b'}') {
+                    b"\""
+                } else {
+                    b"\","
+                });
                 out.extend_from_slice(rest);
             }
             // Written by someone else than this crate, such as a restore.
@@ -97,7 +106,10 @@ pub(crate) enum Freshness {
 
 impl Store {
     pub fn new(replica: Arc<Replica>, max_object_bytes: usize) -> Self {
-        Store { replica, max_object_bytes }
+        Store {
+            replica,
+            max_object_bytes,
+        }
     }
 
     pub fn replica(&self) -> &Arc<Replica> {
@@ -119,7 +131,9 @@ impl Store {
         } else {
             let mut copy = object.clone();
             meta::clear_resource_version(&mut copy);
-            let Value::Object(copy) = copy else { unreachable!("a copy of a map") };
+            let Value::Object(copy) = copy else {
+                unreachable!("a copy of a map")
+            };
             stripped = copy;
             &stripped
         };
@@ -137,7 +151,9 @@ impl Store {
             Freshness::Any => Ok(()),
             Freshness::Linearizable => {
                 self.replica.read_barrier().await.map_err(|error| {
-                    failure::unavailable(format!("the cluster cannot serve consistent reads now: {error}"))
+                    failure::unavailable(format!(
+                        "the cluster cannot serve consistent reads now: {error}"
+                    ))
                 })?;
                 Ok(())
             }
@@ -149,7 +165,10 @@ impl Store {
         let deadline = tokio::time::Instant::now() + CATCH_UP_TIMEOUT;
         while self.replica.revision() < revision {
             if tokio::time::Instant::now() >= deadline {
-                return Err(failure::version_too_large(revision, self.replica.revision()));
+                return Err(failure::version_too_large(
+                    revision,
+                    self.replica.revision(),
+                ));
             }
             tokio::time::sleep(CATCH_UP_POLL).await;
         }
@@ -158,8 +177,11 @@ impl Store {
 
     /// One object as this server has it.
     pub fn read(&self, key: &str) -> Result<Option<Stored>, Status> {
-        let request =
-            RangeRequest { start: Bytes::copy_from_slice(key.as_bytes()), limit: 1, ..RangeRequest::default() };
+        let request = RangeRequest {
+            start: Bytes::copy_from_slice(key.as_bytes()),
+            limit: 1,
+            ..RangeRequest::default()
+        };
         let reply = self.replica.range(&request).map_err(range_failure)?;
         Ok(reply.kvs.first().map(Stored::new))
     }
@@ -177,7 +199,11 @@ impl Store {
         let (start, end) = prefix_range(prefix);
         let reply = self
             .replica
-            .range(&RangeRequest { start, end, ..RangeRequest::default() })
+            .range(&RangeRequest {
+                start,
+                end,
+                ..RangeRequest::default()
+            })
             .map_err(range_failure)?;
         Ok((reply.kvs, reply.revision))
     }
@@ -187,7 +213,9 @@ impl Store {
         match self.replica.propose(Command::Txn(txn)).await {
             Ok(Reply::Txn(reply)) => Ok(reply),
             Ok(Reply::Refused { reason }) => Err(Status::internal(reason)),
-            Ok(Reply::Compacted { .. }) => Err(Status::internal("a transaction was answered as a compaction")),
+            Ok(Reply::Compacted { .. }) => Err(Status::internal(
+                "a transaction was answered as a compaction",
+            )),
             Err(error) => Err(propose_failure(error)),
         }
     }
@@ -237,9 +265,13 @@ fn propose_failure(error: ProposeError) -> Status {
         )),
         ProposeError::TooLarge { limit, .. } => failure::too_large(limit),
         ProposeError::Unknown(why) => Status::timeout(
-            format!("whether the write took effect is not known ({why}); read the object before trying again"),
+            format!(
+                "whether the write took effect is not known ({why}); read the object before trying again"
+            ),
             0,
         ),
-        ProposeError::Stopped(why) => failure::unavailable(format!("this server is stopping: {why}")),
+        ProposeError::Stopped(why) => {
+            failure::unavailable(format!("this server is stopping: {why}"))
+        }
     }
 }

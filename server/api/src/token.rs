@@ -5,7 +5,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
+    UnparsedPublicKey,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -38,13 +39,24 @@ pub(crate) struct TokenKey {
 impl TokenKey {
     pub fn from_pem(pem: &str, issuer: String) -> Result<TokenKey, ConfigError> {
         let refused = |reason: String| ConfigError::ServiceAccountKey(reason);
-        let body: String = pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
-        let der = STANDARD.decode(body).map_err(|error| refused(error.to_string()))?;
+        let body: String = pem
+            .lines()
+            .filter(|line| !line.starts_with("-----"))
+            .map(str::trim)
+            .collect();
+        let der = STANDARD
+            .decode(body)
+            .map_err(|error| refused(error.to_string()))?;
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random)
             .map_err(|error| refused(error.to_string()))?;
         let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(pair.public_key().as_ref()));
-        Ok(TokenKey { pair, random, key_id, issuer })
+        Ok(TokenKey {
+            pair,
+            random,
+            key_id,
+            issuer,
+        })
     }
 
     pub fn issuer(&self) -> &str {
@@ -72,8 +84,10 @@ impl TokenKey {
         });
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", encode(&header), encode(&claims));
-        let signature =
-            self.pair.sign(&self.random, signed.as_bytes()).map_err(|_| "signing a token failed".to_owned())?;
+        let signature = self
+            .pair
+            .sign(&self.random, signed.as_bytes())
+            .map_err(|_| "signing a token failed".to_owned())?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
@@ -92,18 +106,27 @@ impl TokenKey {
             .ok()?;
         let claims: Value = serde_json::from_slice(&decode(claims)?).ok()?;
         let seconds = |field: &str| claims.get(field).and_then(Value::as_i64);
-        let in_time = seconds("exp")? > now.as_second() && seconds("nbf").unwrap_or(0) <= now.as_second();
+        let in_time =
+            seconds("exp")? > now.as_second() && seconds("nbf").unwrap_or(0) <= now.as_second();
         let ours = claims.get("iss")?.as_str()? == self.issuer
-            && claims.get("aud")?.as_array()?.iter().any(|audience| audience == self.issuer.as_str());
+            && claims
+                .get("aud")?
+                .as_array()?
+                .iter()
+                .any(|audience| audience == self.issuer.as_str());
         if !in_time || !ours {
             return None;
         }
         let private = claims.get("kubernetes.io")?;
-        let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+        let text = |value: &Value, field: &str| {
+            value.get(field).and_then(Value::as_str).map(str::to_owned)
+        };
         let namespace = text(private, "namespace")?;
         let account = private.get("serviceaccount")?;
         let (name, uid) = (text(account, "name")?, text(account, "uid")?);
-        let stored = store.read_value(&SERVICE_ACCOUNT.key(&namespace, &name)).ok()??;
+        let stored = store
+            .read_value(&SERVICE_ACCOUNT.key(&namespace, &name))
+            .ok()??;
         if meta::uid(&stored) != uid {
             return None;
         }
@@ -114,8 +137,14 @@ impl TokenKey {
             if meta::uid(&stored) != pod_uid {
                 return None;
             }
-            identity.extra.insert("authentication.kubernetes.io/pod-name".to_owned(), vec![pod_name]);
-            identity.extra.insert("authentication.kubernetes.io/pod-uid".to_owned(), vec![pod_uid]);
+            identity.extra.insert(
+                "authentication.kubernetes.io/pod-name".to_owned(),
+                vec![pod_name],
+            );
+            identity.extra.insert(
+                "authentication.kubernetes.io/pod-uid".to_owned(),
+                vec![pod_uid],
+            );
         }
         Some(identity)
     }

@@ -22,6 +22,7 @@ use crate::authorize::Attributes;
 use crate::document::Document;
 use crate::identity::Identity;
 use crate::route::Target;
+use crate::store::Freshness;
 
 /// On whose behalf a verb runs.
 #[derive(Clone, Copy)]
@@ -31,27 +32,38 @@ pub(crate) struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    /// Asks the authorizer; `field_selector` matters for node agents' lists.
-    pub fn authorize(&self, verb: &str, target: &Target, selector: Option<&FieldSelector>) -> Result<(), Status> {
-        self.api.authorizer.check(
-            self.identity,
-            &Attributes {
-                verb,
-                group: target.kind.group,
-                resource: target.kind.plural,
-                subresource: target.part(),
-                // A namespace is governed by rules inside itself too.
-                namespace: match target.namespace.as_deref() {
-                    None if *target.kind == *trireme_model::kinds::NAMESPACE && !target.name.is_empty() => {
-                        Some(&target.name)
-                    }
-                    namespace => namespace,
-                },
-                name: &target.name,
-                path: None,
-                field_selector: selector,
+    /// Asks the authorizer; `selector` matters for node agents' lists.
+    pub async fn authorize(
+        &self,
+        verb: &str,
+        target: &Target,
+        selector: Option<&FieldSelector>,
+    ) -> Result<(), Status> {
+        let attributes = Attributes {
+            verb,
+            group: target.kind.group,
+            resource: target.kind.plural,
+            subresource: target.part(),
+            // A namespace is governed by rules inside itself too.
+            namespace: match target.namespace.as_deref() {
+                None if *target.kind == *trireme_model::kinds::NAMESPACE
+                    && !target.name.is_empty() =>
+                {
+                    Some(&target.name)
+                }
+                namespace => namespace,
             },
-        )
+            name: &target.name,
+            path: None,
+            field_selector: selector,
+        };
+        let decided = self.api.authorizer.check(self.identity, &attributes);
+        if decided.is_ok() || self.identity.node().is_none() {
+            return decided;
+        }
+        // What a node may see follows from its pods, which it may have met on another server first.
+        self.api.store.fresh(Freshness::Linearizable).await?;
+        self.api.authorizer.check(self.identity, &attributes)
     }
 }
 
@@ -67,7 +79,12 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub fn of(document: Document) -> Outcome {
-        Outcome { document, warnings: Vec::new(), created: false, deleted: false }
+        Outcome {
+            document,
+            warnings: Vec::new(),
+            created: false,
+            deleted: false,
+        }
     }
 }
 
@@ -119,7 +136,11 @@ pub(crate) fn check_preconditions(
     let name = meta::name(current);
     for (what, wanted, have) in [
         ("UID", uid, meta::uid(current)),
-        ("ResourceVersion", resource_version, meta::resource_version(current)),
+        (
+            "ResourceVersion",
+            resource_version,
+            meta::resource_version(current),
+        ),
     ] {
         if !wanted.is_empty() && wanted != have {
             let why = format!(

@@ -34,13 +34,23 @@ pub(crate) fn respond(
     shape: Shape,
     include: String,
 ) -> Result<Response<Body>, Status> {
-    let lines = Lines { api, watching, shape, include, columns_sent: false, ended: false };
+    let lines = Lines {
+        api,
+        watching,
+        shape,
+        include,
+        columns_sent: false,
+        ended: false,
+    };
     let stream = futures_util::stream::unfold(lines, |mut lines| async move {
         let bytes = lines.next().await?;
         Some((Ok::<_, BodyError>(Frame::data(bytes)), lines))
     });
     let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     Ok(response)
 }
 
@@ -54,7 +64,11 @@ impl Lines {
         if let [Item::Event { event_type, shared }] = items.as_slice()
             && self.shape == Shape::Whole
         {
-            return Some(shared.frame(*event_type).unwrap_or_else(|status| self.error(&status)));
+            return Some(
+                shared
+                    .frame(*event_type)
+                    .unwrap_or_else(|status| self.error(&status)),
+            );
         }
         let mut out = BytesMut::new();
         for item in &items {
@@ -71,13 +85,21 @@ impl Lines {
 
     fn line(&mut self, item: &Item) -> Result<Bytes, Status> {
         match item {
-            Item::Initial(document) if self.shape == Shape::Whole => Ok(frame(EventType::Added.name(), document)),
-            Item::Initial(document) => self.shaped(EventType::Added.name(), document.value()?),
-            Item::Event { event_type, shared } if self.shape == Shape::Whole => shared.frame(*event_type),
-            Item::Event { event_type, shared } => {
-                self.shaped(event_type.name(), shared.document(*event_type)?.into_value()?)
+            Item::Initial(document) if self.shape == Shape::Whole => {
+                Ok(frame(EventType::Added.name(), document))
             }
-            Item::Bookmark { revision, initial_events_end } => {
+            Item::Initial(document) => self.shaped(EventType::Added.name(), document.value()?),
+            Item::Event { event_type, shared } if self.shape == Shape::Whole => {
+                shared.frame(*event_type)
+            }
+            Item::Event { event_type, shared } => self.shaped(
+                event_type.name(),
+                shared.document(*event_type)?.into_value()?,
+            ),
+            Item::Bookmark {
+                revision,
+                initial_events_end,
+            } => {
                 let mut metadata = json!({ "resourceVersion": revision.to_string() });
                 if *initial_events_end {
                     metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
@@ -92,9 +114,16 @@ impl Lines {
         let object = match self.shape {
             Shape::Metadata => table::partial_metadata(&object),
             _ => {
-                let list_meta = json!({ "resourceVersion": trireme_model::meta::resource_version(&object) });
+                let list_meta =
+                    json!({ "resourceVersion": trireme_model::meta::resource_version(&object) });
                 let include = shape::include(&self.include);
-                let mut table = table::table(self.watching.kind, &[object], include, self.api.now(), list_meta);
+                let mut table = table::table(
+                    self.watching.kind,
+                    &[object],
+                    include,
+                    self.api.now(),
+                    list_meta,
+                );
                 if self.columns_sent {
                     table["columnDefinitions"] = Value::Null;
                 }
@@ -108,7 +137,9 @@ impl Lines {
     fn bookmark(&self, metadata: Value) -> Bytes {
         let kind = self.watching.kind;
         let object = match self.shape {
-            Shape::Whole => json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata }),
+            Shape::Whole => {
+                json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
+            }
             Shape::Metadata => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
             }

@@ -9,7 +9,8 @@ use crate::api::Api;
 use crate::failure;
 
 /// Every cluster has these, and parts of it rely on them.
-pub(crate) const PERMANENT: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+pub(crate) const PERMANENT: [&str; 4] =
+    ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// Objects may be created in this namespace.
 pub(crate) fn open(api: &Api, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
@@ -19,7 +20,9 @@ pub(crate) fn open(api: &Api, kind: &Kind, namespace: &str, name: &str) -> Resul
     if meta::deletion_timestamp(&stored).is_none() {
         return Ok(());
     }
-    let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+    let why = format!(
+        "unable to create new content in namespace {namespace} because it is being terminated"
+    );
     let mut status = Status::forbidden(kind, name, &why);
     if let Some(details) = &mut status.details {
         details["causes"] = json!([{
@@ -33,7 +36,11 @@ pub(crate) fn open(api: &Api, kind: &Kind, namespace: &str, name: &str) -> Resul
 
 pub(crate) fn deletable(kind: &Kind, name: &str) -> Result<(), Status> {
     if *kind == *kinds::NAMESPACE && PERMANENT.contains(&name) {
-        return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
+        return Err(Status::forbidden(
+            kind,
+            name,
+            "this namespace may not be deleted",
+        ));
     }
     Ok(())
 }

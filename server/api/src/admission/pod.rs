@@ -16,8 +16,10 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
 /// The priority classes that every cluster has.
-const PRIORITY_CLASSES: [(&str, i64); 2] =
-    [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+const PRIORITY_CLASSES: [(&str, i64); 2] = [
+    ("system-node-critical", 2_000_001_000),
+    ("system-cluster-critical", 2_000_000_000),
+];
 
 pub(crate) fn admit(caller: &Caller<'_>, pod: &mut Value) -> Result<Vec<String>, Status> {
     service_account(caller, pod)?;
@@ -27,7 +29,10 @@ pub(crate) fn admit(caller: &Caller<'_>, pod: &mut Value) -> Result<Vec<String>,
 }
 
 fn text<'a>(pod: &'a Value, field: &str) -> &'a str {
-    pod.get("spec").and_then(|spec| spec.get(field)).and_then(Value::as_str).unwrap_or("")
+    pod.get("spec")
+        .and_then(|spec| spec.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 fn service_account(caller: &Caller<'_>, pod: &mut Value) -> Result<(), Status> {
@@ -39,36 +44,54 @@ fn service_account(caller: &Caller<'_>, pod: &mut Value) -> Result<(), Status> {
         name = "default".to_owned();
     }
     let namespace = meta::namespace(pod).to_owned();
-    let account = caller.api.store.read_value(&SERVICE_ACCOUNT.key(&namespace, &name))?;
+    let account = caller
+        .api
+        .store
+        .read_value(&SERVICE_ACCOUNT.key(&namespace, &name))?;
     if account.is_none() && name != "default" {
-        let why =
-            format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+        let why = format!(
+            "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
+        );
         return Err(Status::forbidden(POD, meta::name(pod), &why));
     }
     // The controller makes each namespace's `default` a moment after the namespace: a pod made in between
     // runs as it all the same.
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else {
+        return Ok(());
+    };
     spec.insert("serviceAccountName".to_owned(), name.clone().into());
     spec.insert("serviceAccount".to_owned(), name.into());
-    let secrets = account.as_ref().and_then(|account| account.get("imagePullSecrets")).and_then(Value::as_array);
-    let own = spec.get("imagePullSecrets").and_then(Value::as_array).is_some_and(|own| !own.is_empty());
+    let secrets = account
+        .as_ref()
+        .and_then(|account| account.get("imagePullSecrets"))
+        .and_then(Value::as_array);
+    let own = spec
+        .get("imagePullSecrets")
+        .and_then(Value::as_array)
+        .is_some_and(|own| !own.is_empty());
     if let Some(secrets) = secrets
         && !own
         && !secrets.is_empty()
     {
         spec.insert("imagePullSecrets".to_owned(), secrets.clone().into());
     }
+    super::token_volume::mount(pod, account.as_ref());
     Ok(())
 }
 
 fn tolerations(pod: &mut Value) {
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
     let list = spec.entry("tolerations").or_insert_with(|| json!([]));
-    let Some(list) = list.as_array_mut() else { return };
+    let Some(list) = list.as_array_mut() else {
+        return;
+    };
     for key in [NOT_READY, UNREACHABLE] {
         let tolerated = list.iter().any(|toleration| {
             let field = |name: &str| toleration.get(name).and_then(Value::as_str).unwrap_or("");
-            let key_matches = field("key") == key || field("key").is_empty() && field("operator") == "Exists";
+            let key_matches =
+                field("key") == key || field("key").is_empty() && field("operator") == "Exists";
             key_matches && matches!(field("effect"), "" | "NoExecute")
         });
         if !tolerated {
@@ -87,13 +110,19 @@ fn priority(pod: &mut Value) -> Result<(), Status> {
     let priority = if class.is_empty() {
         0
     } else {
-        PRIORITY_CLASSES.iter().find(|(name, _)| *name == class).map(|(_, priority)| *priority).ok_or_else(|| {
-            let why = format!("no PriorityClass with name {class} was found");
-            Status::forbidden(POD, meta::name(pod), &why)
-        })?
+        PRIORITY_CLASSES
+            .iter()
+            .find(|(name, _)| *name == class)
+            .map(|(_, priority)| *priority)
+            .ok_or_else(|| {
+                let why = format!("no PriorityClass with name {class} was found");
+                Status::forbidden(POD, meta::name(pod), &why)
+            })?
     };
     let name = meta::name(pod).to_owned();
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else {
+        return Ok(());
+    };
     if let Some(given) = spec.get("priority").and_then(Value::as_i64)
         && given != priority
     {
@@ -104,7 +133,8 @@ fn priority(pod: &mut Value) -> Result<(), Status> {
         return Err(Status::forbidden(POD, &name, &why));
     }
     spec.insert("priority".to_owned(), priority.into());
-    spec.entry("preemptionPolicy").or_insert_with(|| "PreemptLowerPriority".into());
+    spec.entry("preemptionPolicy")
+        .or_insert_with(|| "PreemptLowerPriority".into());
     Ok(())
 }
 
@@ -133,7 +163,17 @@ mod tests {
         let mut pod = json!({"spec": {"priorityClassName": "system-node-critical"}});
         priority(&mut pod).unwrap();
         assert_eq!(pod["spec"]["priority"], 2_000_001_000);
-        assert_eq!(priority(&mut json!({"spec": {"priorityClassName": "x"}})).unwrap_err().code, 403);
-        assert_eq!(priority(&mut json!({"spec": {"priority": 7}})).unwrap_err().code, 403);
+        assert_eq!(
+            priority(&mut json!({"spec": {"priorityClassName": "x"}}))
+                .unwrap_err()
+                .code,
+            403
+        );
+        assert_eq!(
+            priority(&mut json!({"spec": {"priority": 7}}))
+                .unwrap_err()
+                .code,
+            403
+        );
     }
 }

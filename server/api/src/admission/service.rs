@@ -28,14 +28,24 @@ pub(crate) struct Network {
 
 impl Network {
     pub fn parse(cidr: &str) -> Result<Network, ConfigError> {
-        let refused = |reason: &str| ConfigError::ServiceCidr { cidr: cidr.to_owned(), reason: reason.to_owned() };
-        let (address, bits) = cidr.split_once('/').ok_or_else(|| refused("no prefix length"))?;
-        let address: Ipv4Addr = address.parse().map_err(|_| refused("not an IPv4 address"))?;
+        let refused = |reason: &str| ConfigError::ServiceCidr {
+            cidr: cidr.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (address, bits) = cidr
+            .split_once('/')
+            .ok_or_else(|| refused("no prefix length"))?;
+        let address: Ipv4Addr = address
+            .parse()
+            .map_err(|_| refused("not an IPv4 address"))?;
         let bits: u32 = bits.parse().map_err(|_| refused("not a prefix length"))?;
         if !(8..=29).contains(&bits) {
             return Err(refused("the prefix length must be from 8 to 29"));
         }
-        Ok(Network { first: u32::from(address) & !((1u32 << (32 - bits)) - 1), bits })
+        Ok(Network {
+            first: u32::from(address) & !((1u32 << (32 - bits)) - 1),
+            bits,
+        })
     }
 
     fn size(self) -> u32 {
@@ -75,7 +85,10 @@ pub(crate) fn allocate(
     }
     let held = old.map(keys).unwrap_or_default();
     let Some(new) = new else {
-        return Ok(Allocation { take: Vec::new(), free: held.into_iter().collect() });
+        return Ok(Allocation {
+            take: Vec::new(),
+            free: held.into_iter().collect(),
+        });
     };
     if let Some(old) = old {
         drop_what_the_type_has_not(old, new);
@@ -95,7 +108,11 @@ pub(crate) fn allocate(
 }
 
 fn service_type(service: &Value) -> &str {
-    let given = service.get("spec").and_then(|spec| spec.get("type")).and_then(Value::as_str).unwrap_or("");
+    let given = service
+        .get("spec")
+        .and_then(|spec| spec.get("type"))
+        .and_then(Value::as_str)
+        .unwrap_or("");
     if given.is_empty() { "ClusterIP" } else { given }
 }
 
@@ -104,11 +121,18 @@ fn has_node_ports(service: &Value) -> bool {
 }
 
 fn cluster_ip_of(service: &Value) -> &str {
-    service.get("spec").and_then(|spec| spec.get("clusterIP")).and_then(Value::as_str).unwrap_or("")
+    service
+        .get("spec")
+        .and_then(|spec| spec.get("clusterIP"))
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 fn ports(service: &Value) -> &[Value] {
-    let ports = service.get("spec").and_then(|spec| spec.get("ports")).and_then(Value::as_array);
+    let ports = service
+        .get("spec")
+        .and_then(|spec| spec.get("ports"))
+        .and_then(Value::as_array);
     ports.map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -124,7 +148,13 @@ fn keys(service: &Value) -> BTreeSet<String> {
         keys.insert(format!("{ADDRESSES}{address}"));
     }
     if has_node_ports(service) {
-        keys.extend(ports(service).iter().map(node_port).filter(|port| *port > 0).map(port_key));
+        keys.extend(
+            ports(service)
+                .iter()
+                .map(node_port)
+                .filter(|port| *port > 0)
+                .map(port_key),
+        );
     }
     keys
 }
@@ -134,14 +164,23 @@ fn drop_what_the_type_has_not(old: &Value, new: &mut Value) {
     if service_type(new) == "ExternalName" && service_type(old) != "ExternalName" {
         let unchanged = cluster_ip_of(new).is_empty() || cluster_ip_of(new) == cluster_ip_of(old);
         if unchanged && let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+            for field in [
+                "clusterIP",
+                "clusterIPs",
+                "ipFamilies",
+                "ipFamilyPolicy",
+                "internalTrafficPolicy",
+            ] {
                 spec.remove(field);
             }
         }
     }
     if has_node_ports(old) && !has_node_ports(new) {
         let before: BTreeSet<i64> = ports(old).iter().map(node_port).collect();
-        let list = new.get_mut("spec").and_then(|spec| spec.get_mut("ports")).and_then(Value::as_array_mut);
+        let list = new
+            .get_mut("spec")
+            .and_then(|spec| spec.get_mut("ports"))
+            .and_then(Value::as_array_mut);
         for port in list.into_iter().flatten() {
             if before.contains(&node_port(port))
                 && let Some(port) = port.as_object_mut()
@@ -218,7 +257,8 @@ fn set_cluster_ip(service: &mut Value, address: &str) {
         spec.insert("clusterIP".to_owned(), address.into());
         spec.insert("clusterIPs".to_owned(), json!([address]));
         spec.entry("ipFamilies").or_insert_with(|| json!(["IPv4"]));
-        spec.entry("ipFamilyPolicy").or_insert_with(|| "SingleStack".into());
+        spec.entry("ipFamilyPolicy")
+            .or_insert_with(|| "SingleStack".into());
     }
 }
 
@@ -233,9 +273,9 @@ fn pick_address(api: &Api) -> Result<Option<Ipv4Addr>, Status> {
     }
     let (taken, _) = api.store.read_prefix(ADDRESSES)?;
     let taken: BTreeSet<&[u8]> = taken.iter().map(|kv| kv.key.as_ref()).collect();
-    Ok((2..=last).map(|offset| network.at(offset)).find(|address| {
-        !taken.contains(format!("{ADDRESSES}{address}").as_bytes())
-    }))
+    Ok((2..=last)
+        .map(|offset| network.at(offset))
+        .find(|address| !taken.contains(format!("{ADDRESSES}{address}").as_bytes())))
 }
 
 fn node_ports(
@@ -254,10 +294,17 @@ fn node_ports(
             .and_then(Value::as_bool)
             .unwrap_or(true);
     let range = &api.config.node_port_range;
-    let mut used: BTreeSet<i64> = ports(service).iter().map(node_port).filter(|port| *port > 0).collect();
+    let mut used: BTreeSet<i64> = ports(service)
+        .iter()
+        .map(node_port)
+        .filter(|port| *port > 0)
+        .collect();
     // One number may serve one port by TCP and by UDP.
     let mut chosen: Vec<(i64, i64)> = Vec::new();
-    let Some(list) = service.get_mut("spec").and_then(|spec| spec.get_mut("ports")).and_then(Value::as_array_mut)
+    let Some(list) = service
+        .get_mut("spec")
+        .and_then(|spec| spec.get_mut("ports"))
+        .and_then(Value::as_array_mut)
     else {
         return Ok(());
     };
@@ -266,7 +313,10 @@ fn node_ports(
         let field = format!("spec.ports[{index}].nodePort");
         if given == 0 {
             let number = port.get("port").and_then(Value::as_i64).unwrap_or(0);
-            let shared = chosen.iter().find(|(of, _)| *of == number).map(|(_, port)| *port);
+            let shared = chosen
+                .iter()
+                .find(|(of, _)| *of == number)
+                .map(|(_, port)| *port);
             let picked = match shared {
                 _ if !automatic => continue,
                 Some(shared) => Some(shared),
@@ -280,7 +330,11 @@ fn node_ports(
                         port.insert("nodePort".to_owned(), picked.into());
                     }
                 }
-                None => errors.push(FieldError::invalid(field, 0, "failed to allocate a nodePort: range is full")),
+                None => errors.push(FieldError::invalid(
+                    field,
+                    0,
+                    "failed to allocate a nodePort: range is full",
+                )),
             }
         } else if !held.contains(&port_key(given)) {
             let in_range = u16::try_from(given).is_ok_and(|given| range.contains(&given));
@@ -292,7 +346,11 @@ fn node_ports(
                 );
                 errors.push(FieldError::invalid(field, given, why));
             } else if api.store.read(&port_key(given))?.is_some() {
-                errors.push(FieldError::invalid(field, given, "provided port is already allocated"));
+                errors.push(FieldError::invalid(
+                    field,
+                    given,
+                    "provided port is already allocated",
+                ));
             }
         }
     }
@@ -328,7 +386,12 @@ mod tests {
         assert_eq!(network.shown(), "10.43.0.0/16");
         assert_eq!(network.api_address(), Ipv4Addr::new(10, 43, 0, 1));
         assert!(network.usable(Ipv4Addr::new(10, 43, 255, 254)));
-        for outside in [[10, 43, 0, 0], [10, 43, 255, 255], [10, 44, 0, 1], [10, 42, 255, 255]] {
+        for outside in [
+            [10, 43, 0, 0],
+            [10, 43, 255, 255],
+            [10, 44, 0, 1],
+            [10, 42, 255, 255],
+        ] {
             assert!(!network.usable(Ipv4Addr::from(outside)));
         }
         for wrong in ["10.43.0.0", "x/16", "10.43.0.0/40", "10.43.0.0/31"] {

@@ -10,35 +10,73 @@ use super::{Attributes, Authorizer};
 use crate::identity::Identity;
 
 /// Checks a role or binding about to be written; other kinds pass.
-pub(crate) fn check(authorizer: &Authorizer, identity: &Identity, kind: &Kind, object: &Value) -> Result<(), Status> {
+pub(crate) fn check(
+    authorizer: &Authorizer,
+    identity: &Identity,
+    kind: &Kind,
+    object: &Value,
+) -> Result<(), Status> {
     if identity.is_master() || kind.group != kinds::ROLE.group {
         return Ok(());
     }
     let namespace = kind.namespaced.then(|| meta::namespace(object));
     let name = meta::name(object);
     let granted: Vec<Rule> = if *kind == *kinds::ROLE || *kind == *kinds::CLUSTER_ROLE {
-        if holds(authorizer, identity, "escalate", kind.plural, namespace, name) {
+        if holds(
+            authorizer,
+            identity,
+            "escalate",
+            kind.plural,
+            namespace,
+            name,
+        ) {
             return Ok(());
         }
         rules_in(object)
     } else {
         let text = |field: &str| {
-            object.get("roleRef").and_then(|role| role.get(field)).and_then(Value::as_str).unwrap_or("")
+            object
+                .get("roleRef")
+                .and_then(|role| role.get(field))
+                .and_then(Value::as_str)
+                .unwrap_or("")
         };
-        let resource = if text("kind") == "ClusterRole" { "clusterroles" } else { "roles" };
-        if holds(authorizer, identity, "bind", resource, namespace, text("name")) {
+        let resource = if text("kind") == "ClusterRole" {
+            "clusterroles"
+        } else {
+            "roles"
+        };
+        if holds(
+            authorizer,
+            identity,
+            "bind",
+            resource,
+            namespace,
+            text("name"),
+        ) {
             return Ok(());
         }
-        match authorizer.policy().role_rules(namespace, text("kind"), text("name")) {
+        match authorizer
+            .policy()
+            .role_rules(namespace, text("kind"), text("name"))
+        {
             Some(rules) => rules.to_vec(),
             None => {
-                let role = if resource == "clusterroles" { kinds::CLUSTER_ROLE } else { kinds::ROLE };
+                let role = if resource == "clusterroles" {
+                    kinds::CLUSTER_ROLE
+                } else {
+                    kinds::ROLE
+                };
                 return Err(Status::not_found(role, text("name")));
             }
         }
     };
     let own = authorizer.policy().rules_of(identity, namespace);
-    let missing: Vec<String> = granted.iter().filter(|rule| !covered(&own, rule)).map(shown).collect();
+    let missing: Vec<String> = granted
+        .iter()
+        .filter(|rule| !covered(&own, rule))
+        .map(shown)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -59,24 +97,41 @@ fn holds(
     namespace: Option<&str>,
     name: &str,
 ) -> bool {
-    let attributes =
-        Attributes { verb, group: kinds::ROLE.group, resource, namespace, name, ..Attributes::default() };
+    let attributes = Attributes {
+        verb,
+        group: kinds::ROLE.group,
+        resource,
+        namespace,
+        name,
+        ..Attributes::default()
+    };
     authorizer.decide(identity, &attributes).allowed
 }
 
 /// Every single permission in `granted` is held by one of the rules.
 fn covered(own: &[Rule], granted: &Rule) -> bool {
     let any = [String::new()];
-    let names: &[String] = if granted.resource_names.is_empty() { &any } else { &granted.resource_names };
+    let names: &[String] = if granted.resource_names.is_empty() {
+        &any
+    } else {
+        &granted.resource_names
+    };
     granted.verbs.iter().all(|verb| {
         let resources = granted.api_groups.iter().all(|group| {
             granted.resources.iter().all(|resource| {
-                names.iter().all(|name| own.iter().any(|rule| covers(rule, verb, group, resource, name)))
+                names.iter().all(|name| {
+                    own.iter()
+                        .any(|rule| covers(rule, verb, group, resource, name))
+                })
             })
         });
         let paths = granted.non_resource_urls.iter().all(|path| {
             own.iter().any(|rule| {
-                has(&rule.verbs, verb) && rule.non_resource_urls.iter().any(|pattern| path_matches(pattern, path))
+                has(&rule.verbs, verb)
+                    && rule
+                        .non_resource_urls
+                        .iter()
+                        .any(|pattern| path_matches(pattern, path))
             })
         });
         resources && paths
@@ -92,10 +147,13 @@ fn covers(rule: &Rule, verb: &str, group: &str, resource: &str, name: &str) -> b
         own == "*"
             || own == resource
             || own.strip_prefix("*/").is_some_and(|part| {
-                resource.split_once('/').is_some_and(|(_, asked)| asked == part)
+                resource
+                    .split_once('/')
+                    .is_some_and(|(_, asked)| asked == part)
             })
     });
-    let name_covered = rule.resource_names.is_empty() || rule.resource_names.iter().any(|own| own == name);
+    let name_covered =
+        rule.resource_names.is_empty() || rule.resource_names.iter().any(|own| own == name);
     has(&rule.verbs, verb) && has(&rule.api_groups, group) && resource_covered && name_covered
 }
 
@@ -132,13 +190,25 @@ mod tests {
 
     #[test]
     fn what_one_holds_in_parts_one_may_grant_as_a_whole() {
-        let own = [rule(&["get"], &[""], &["pods"], &[]), rule(&["list"], &[""], &["*"], &[])];
-        assert!(covered(&own, &rule(&["get", "list"], &[""], &["pods"], &[])));
-        assert!(covered(&own, &rule(&["list"], &[""], &["secrets", "pods/log"], &[])));
+        let own = [
+            rule(&["get"], &[""], &["pods"], &[]),
+            rule(&["list"], &[""], &["*"], &[]),
+        ];
+        assert!(covered(
+            &own,
+            &rule(&["get", "list"], &[""], &["pods"], &[])
+        ));
+        assert!(covered(
+            &own,
+            &rule(&["list"], &[""], &["secrets", "pods/log"], &[])
+        ));
         assert!(!covered(&own, &rule(&["get"], &[""], &["secrets"], &[])));
         assert!(!covered(&own, &rule(&["*"], &[""], &["pods"], &[])));
         let named = [rule(&["get"], &[""], &["secrets"], &["a"])];
-        assert!(covered(&named, &rule(&["get"], &[""], &["secrets"], &["a"])));
+        assert!(covered(
+            &named,
+            &rule(&["get"], &[""], &["secrets"], &["a"])
+        ));
         assert!(!covered(&named, &rule(&["get"], &[""], &["secrets"], &[])));
     }
 }

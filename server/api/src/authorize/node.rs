@@ -28,9 +28,9 @@ pub(crate) fn allows(store: &Store, node: &str, asked: &Attributes<'_>) -> bool 
         ("", "services" | "endpoints", "") | ("discovery.k8s.io", "endpointslices", "") => reads,
         ("", "pods", "") => match asked.verb {
             "get" | "delete" => is_mine(store, node, asked),
-            "list" | "watch" => {
-                asked.field_selector.is_some_and(|selector| selector.exact("spec.nodeName") == Some(node))
-            }
+            "list" | "watch" => asked
+                .field_selector
+                .is_some_and(|selector| selector.exact("spec.nodeName") == Some(node)),
             _ => false,
         },
         ("", "pods", "status") => (writes || asked.verb == "get") && is_mine(store, node, asked),
@@ -43,7 +43,9 @@ pub(crate) fn allows(store: &Store, node: &str, asked: &Attributes<'_>) -> bool 
         }
         ("", "secrets", "") => reads && refers(store, node, asked, Referred::Secret),
         ("", "configmaps", "") => reads && refers(store, node, asked, Referred::ConfigMap),
-        ("", "serviceaccounts", "") => asked.verb == "get" && refers(store, node, asked, Referred::ServiceAccount),
+        ("", "serviceaccounts", "") => {
+            asked.verb == "get" && refers(store, node, asked, Referred::ServiceAccount)
+        }
         ("", "serviceaccounts", "token") => {
             asked.verb == "create" && refers(store, node, asked, Referred::ServiceAccount)
         }
@@ -59,7 +61,9 @@ enum Referred {
 }
 
 fn is_mine(store: &Store, node: &str, asked: &Attributes<'_>) -> bool {
-    let Some(namespace) = asked.namespace else { return false };
+    let Some(namespace) = asked.namespace else {
+        return false;
+    };
     match store.read_value(&kinds::POD.key(namespace, asked.name)) {
         Ok(Some(pod)) => node_of(&pod) == node,
         // Let the node learn that its pod is gone.
@@ -69,20 +73,30 @@ fn is_mine(store: &Store, node: &str, asked: &Attributes<'_>) -> bool {
 }
 
 fn node_of(pod: &Value) -> &str {
-    pod.get("spec").and_then(|spec| spec.get("nodeName")).and_then(Value::as_str).unwrap_or("")
+    pod.get("spec")
+        .and_then(|spec| spec.get("nodeName"))
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 /// A pod on this node refers to the object.
 fn refers(store: &Store, node: &str, asked: &Attributes<'_>, what: Referred) -> bool {
-    let Some(namespace) = asked.namespace else { return false };
-    let name = match asked.field_selector.and_then(|selector| selector.exact("metadata.name")) {
+    let Some(namespace) = asked.namespace else {
+        return false;
+    };
+    let name = match asked
+        .field_selector
+        .and_then(|selector| selector.exact("metadata.name"))
+    {
         Some(name) => name,
         None => asked.name,
     };
     if name.is_empty() {
         return false;
     }
-    let Ok((pods, _)) = store.read_prefix(&kinds::POD.prefix(Some(namespace))) else { return false };
+    let Ok((pods, _)) = store.read_prefix(&kinds::POD.prefix(Some(namespace))) else {
+        return false;
+    };
     // Most pods run elsewhere: the text tells without parsing.
     let marker = format!("\"nodeName\":{}", Value::from(node));
     pods.iter()
@@ -93,21 +107,35 @@ fn refers(store: &Store, node: &str, asked: &Attributes<'_>, what: Referred) -> 
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 fn pod_refers(pod: &Value, what: Referred, name: &str) -> bool {
-    let Some(spec) = pod.get("spec") else { return false };
+    let Some(spec) = pod.get("spec") else {
+        return false;
+    };
     let list = |value: &Value, field: &str| {
-        value.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().to_vec()
+        value
+            .get(field)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+            .to_vec()
     };
     let names = |value: &Value, path: &[&str]| {
-        let found = path.iter().try_fold(value, |value, field| value.get(*field));
+        let found = path
+            .iter()
+            .try_fold(value, |value, field| value.get(*field));
         found.and_then(Value::as_str) == Some(name)
     };
     let (volume, volume_name, reference, bulk) = match what {
         Referred::ServiceAccount => {
-            let own = spec.get("serviceAccountName").and_then(Value::as_str).filter(|own| !own.is_empty());
+            let own = spec
+                .get("serviceAccountName")
+                .and_then(Value::as_str)
+                .filter(|own| !own.is_empty());
             return own.unwrap_or("default") == name;
         }
         Referred::Secret => ("secret", "secretName", "secretKeyRef", "secretRef"),
@@ -115,18 +143,28 @@ fn pod_refers(pod: &Value, what: Referred, name: &str) -> bool {
     };
     let in_volumes = list(spec, "volumes").iter().any(|one| {
         names(one, &[volume, volume_name])
-            || one
-                .get("projected")
-                .is_some_and(|projected| list(projected, "sources").iter().any(|source| names(source, &[volume, "name"])))
+            || one.get("projected").is_some_and(|projected| {
+                list(projected, "sources")
+                    .iter()
+                    .any(|source| names(source, &[volume, "name"]))
+            })
     });
-    let in_containers = ["containers", "initContainers", "ephemeralContainers"].iter().any(|field| {
-        list(spec, field).iter().any(|container| {
-            list(container, "env").iter().any(|env| names(env, &["valueFrom", reference, "name"]))
-                || list(container, "envFrom").iter().any(|from| names(from, &[bulk, "name"]))
-        })
-    });
+    let in_containers = ["containers", "initContainers", "ephemeralContainers"]
+        .iter()
+        .any(|field| {
+            list(spec, field).iter().any(|container| {
+                list(container, "env")
+                    .iter()
+                    .any(|env| names(env, &["valueFrom", reference, "name"]))
+                    || list(container, "envFrom")
+                        .iter()
+                        .any(|from| names(from, &[bulk, "name"]))
+            })
+        });
     let pulls = matches!(what, Referred::Secret)
-        && list(spec, "imagePullSecrets").iter().any(|secret| names(secret, &["name"]));
+        && list(spec, "imagePullSecrets")
+            .iter()
+            .any(|secret| names(secret, &["name"]));
     in_volumes || in_containers || pulls
 }
 
@@ -134,7 +172,10 @@ fn pod_refers(pod: &Value, what: Referred, name: &str) -> bool {
 pub(crate) fn check_create(node: &str, kind: &Kind, name: &str) -> Result<(), String> {
     let own = *kind == *kinds::NODE || *kind == *kinds::LEASE;
     if own && name != node {
-        return Err(format!("node {node:?} is not allowed to create {} {name:?}", kind.singular));
+        return Err(format!(
+            "node {node:?} is not allowed to create {} {name:?}",
+            kind.singular
+        ));
     }
     Ok(())
 }

@@ -67,13 +67,19 @@ enum Place<'a> {
 }
 
 fn place(key: &[u8]) -> Option<Place<'_>> {
-    let rest = std::str::from_utf8(key).ok()?.strip_prefix(super::RBAC_PREFIX)?;
+    let rest = std::str::from_utf8(key)
+        .ok()?
+        .strip_prefix(super::RBAC_PREFIX)?;
     let (collection, rest) = rest.split_once('/')?;
     Some(match collection {
         "clusterroles" => Place::ClusterRole(rest),
         "clusterrolebindings" => Place::ClusterBinding(rest),
-        "roles" => rest.split_once('/').map(|(namespace, name)| Place::Role(namespace, name))?,
-        "rolebindings" => rest.split_once('/').map(|(namespace, name)| Place::Binding(namespace, name))?,
+        "roles" => rest
+            .split_once('/')
+            .map(|(namespace, name)| Place::Role(namespace, name))?,
+        "rolebindings" => rest
+            .split_once('/')
+            .map(|(namespace, name)| Place::Binding(namespace, name))?,
         _ => return None,
     })
 }
@@ -81,20 +87,30 @@ fn place(key: &[u8]) -> Option<Place<'_>> {
 impl Policy {
     pub fn insert(&mut self, key: &[u8], value: &[u8]) {
         // An object that does not parse grants nothing; it passed validation, so that is our own bug.
-        let rules = || serde_json::from_slice::<RoleObject>(value).unwrap_or_default().rules.unwrap_or_default();
-        let binding = || Arc::new(serde_json::from_slice::<BindingObject>(value).unwrap_or_default());
+        let rules = || {
+            serde_json::from_slice::<RoleObject>(value)
+                .unwrap_or_default()
+                .rules
+                .unwrap_or_default()
+        };
+        let binding =
+            || Arc::new(serde_json::from_slice::<BindingObject>(value).unwrap_or_default());
         match place(key) {
             Some(Place::ClusterRole(name)) => {
                 self.cluster_roles.insert(name.to_owned(), rules().into());
             }
             Some(Place::Role(namespace, name)) => {
-                self.roles.insert((namespace.to_owned(), name.to_owned()), rules().into());
+                self.roles
+                    .insert((namespace.to_owned(), name.to_owned()), rules().into());
             }
             Some(Place::ClusterBinding(name)) => {
                 self.cluster_bindings.insert(name.to_owned(), binding());
             }
             Some(Place::Binding(namespace, name)) => {
-                self.bindings.entry(namespace.to_owned()).or_default().insert(name.to_owned(), binding());
+                self.bindings
+                    .entry(namespace.to_owned())
+                    .or_default()
+                    .insert(name.to_owned(), binding());
             }
             None => {}
         }
@@ -124,10 +140,18 @@ impl Policy {
     }
 
     /// The rules of a role as a binding in `namespace` refers to it.
-    pub fn role_rules(&self, namespace: Option<&str>, role_kind: &str, name: &str) -> Option<Arc<[Rule]>> {
+    pub fn role_rules(
+        &self,
+        namespace: Option<&str>,
+        role_kind: &str,
+        name: &str,
+    ) -> Option<Arc<[Rule]>> {
         match (role_kind, namespace) {
             ("ClusterRole", _) => self.cluster_roles.get(name).cloned(),
-            ("Role", Some(namespace)) => self.roles.get(&(namespace.to_owned(), name.to_owned())).cloned(),
+            ("Role", Some(namespace)) => self
+                .roles
+                .get(&(namespace.to_owned(), name.to_owned()))
+                .cloned(),
             _ => None,
         }
     }
@@ -140,25 +164,44 @@ impl Policy {
         visit: &mut dyn FnMut(&Rule, &dyn Fn() -> String) -> bool,
     ) -> bool {
         for (binding_name, binding) in &self.cluster_bindings {
-            let Some(subject) = subject_of(binding, identity, "") else { continue };
+            let Some(subject) = subject_of(binding, identity, "") else {
+                continue;
+            };
             let role = &binding.role_ref.name;
-            for rule in self.cluster_roles.get(role).iter().flat_map(|rules| rules.iter()) {
+            for rule in self
+                .cluster_roles
+                .get(role)
+                .iter()
+                .flat_map(|rules| rules.iter())
+            {
                 let reason = || {
-                    format!("RBAC: allowed by ClusterRoleBinding {binding_name:?} of ClusterRole {role:?} to {subject}")
+                    format!(
+                        "RBAC: allowed by ClusterRoleBinding {binding_name:?} of ClusterRole {role:?} to {subject}"
+                    )
                 };
                 if visit(rule, &reason) {
                     return true;
                 }
             }
         }
-        let Some(namespace) = namespace else { return false };
+        let Some(namespace) = namespace else {
+            return false;
+        };
         for (binding_name, binding) in self.bindings.get(namespace).into_iter().flatten() {
-            let Some(subject) = subject_of(binding, identity, namespace) else { continue };
+            let Some(subject) = subject_of(binding, identity, namespace) else {
+                continue;
+            };
             let RoleRef { kind, name } = &binding.role_ref;
-            for rule in self.role_rules(Some(namespace), kind, name).iter().flat_map(|rules| rules.iter()) {
+            for rule in self
+                .role_rules(Some(namespace), kind, name)
+                .iter()
+                .flat_map(|rules| rules.iter())
+            {
                 let reason = || {
                     let binding = format!("{binding_name}/{namespace}");
-                    format!("RBAC: allowed by RoleBinding {binding:?} of {kind} {name:?} to {subject}")
+                    format!(
+                        "RBAC: allowed by RoleBinding {binding:?} of {kind} {name:?} to {subject}"
+                    )
                 };
                 if visit(rule, &reason) {
                     return true;
@@ -197,13 +240,20 @@ fn subject_of(binding: &BindingObject, identity: &Identity, namespace: &str) -> 
             "User" => subject.name == identity.user,
             "Group" => identity.in_group(&subject.name),
             "ServiceAccount" => {
-                let home = if subject.namespace.is_empty() { namespace } else { &subject.namespace };
+                let home = if subject.namespace.is_empty() {
+                    namespace
+                } else {
+                    &subject.namespace
+                };
                 identity.service_account() == Some((home, &subject.name))
             }
             _ => false,
         };
         matches.then(|| match subject.kind.as_str() {
-            "ServiceAccount" => format!("ServiceAccount {:?}", format!("{}/{}", subject.name, subject.namespace)),
+            "ServiceAccount" => format!(
+                "ServiceAccount {:?}",
+                format!("{}/{}", subject.name, subject.namespace)
+            ),
             kind => format!("{kind} {:?}", subject.name),
         })
     })
@@ -219,22 +269,34 @@ impl Rule {
             return false;
         }
         match attributes.path {
-            Some(path) => self.non_resource_urls.iter().any(|pattern| path_matches(pattern, path)),
+            Some(path) => self
+                .non_resource_urls
+                .iter()
+                .any(|pattern| path_matches(pattern, path)),
             None => {
                 listed(&self.api_groups, attributes.group)
                     && self.covers_resource(attributes.resource, attributes.subresource)
                     && (self.resource_names.is_empty()
-                        || self.resource_names.iter().any(|name| name == attributes.name))
+                        || self
+                            .resource_names
+                            .iter()
+                            .any(|name| name == attributes.name))
             }
         }
     }
 
     fn covers_resource(&self, resource: &str, subresource: &str) -> bool {
-        self.resources.iter().any(|pattern| match pattern.split_once('/') {
-            _ if pattern == "*" => true,
-            None => subresource.is_empty() && pattern == resource,
-            Some((own, part)) => !subresource.is_empty() && part == subresource && (own == "*" || own == resource),
-        })
+        self.resources
+            .iter()
+            .any(|pattern| match pattern.split_once('/') {
+                _ if pattern == "*" => true,
+                None => subresource.is_empty() && pattern == resource,
+                Some((own, part)) => {
+                    !subresource.is_empty()
+                        && part == subresource
+                        && (own == "*" || own == resource)
+                }
+            })
     }
 }
 
@@ -247,7 +309,10 @@ pub(crate) fn path_matches(pattern: &str, path: &str) -> bool {
 
 /// The rules of a Role or ClusterRole object.
 pub(crate) fn rules_in(object: &Value) -> Vec<Rule> {
-    RoleObject::deserialize(object).unwrap_or_default().rules.unwrap_or_default()
+    RoleObject::deserialize(object)
+        .unwrap_or_default()
+        .rules
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -258,25 +323,54 @@ mod tests {
     fn policy() -> Policy {
         let mut policy = Policy::default();
         let mut put = |key: &str, value: Value| {
-            policy.insert(format!("{}{key}", crate::authorize::RBAC_PREFIX).as_bytes(), value.to_string().as_bytes());
+            policy.insert(
+                format!("{}{key}", crate::authorize::RBAC_PREFIX).as_bytes(),
+                value.to_string().as_bytes(),
+            );
         };
-        put("clusterroles/view", json!({"rules": [
+        put(
+            "clusterroles/view",
+            json!({"rules": [
             {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/log"]},
-            {"verbs": ["get"], "nonResourceURLs": ["/healthz/*", "/version"]}]}));
-        put("clusterrolebindings/all-view", json!({"roleRef": {"kind": "ClusterRole", "name": "view"},
-            "subjects": [{"kind": "Group", "name": "viewers"}]}));
-        put("roles/a/one", json!({"rules": [
+            {"verbs": ["get"], "nonResourceURLs": ["/healthz/*", "/version"]}]}),
+        );
+        put(
+            "clusterrolebindings/all-view",
+            json!({"roleRef": {"kind": "ClusterRole", "name": "view"},
+            "subjects": [{"kind": "Group", "name": "viewers"}]}),
+        );
+        put(
+            "roles/a/one",
+            json!({"rules": [
             {"verbs": ["*"], "apiGroups": ["apps"], "resources": ["*"], "resourceNames": ["web"]},
-            {"verbs": ["update"], "apiGroups": ["*"], "resources": ["*/scale"]}]}));
-        put("rolebindings/a/one", json!({"roleRef": {"kind": "Role", "name": "one"},
-            "subjects": [{"kind": "ServiceAccount", "name": "robot"}, {"kind": "User", "name": "eve"}]}));
+            {"verbs": ["update"], "apiGroups": ["*"], "resources": ["*/scale"]}]}),
+        );
+        put(
+            "rolebindings/a/one",
+            json!({"roleRef": {"kind": "Role", "name": "one"},
+            "subjects": [{"kind": "ServiceAccount", "name": "robot"}, {"kind": "User", "name": "eve"}]}),
+        );
         policy
     }
 
-    fn allowed(identity: &Identity, verb: &str, group: &str, resource: &str, namespace: Option<&str>, name: &str) -> bool {
+    fn allowed(
+        identity: &Identity,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> bool {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let attributes =
-            Attributes { verb, group, resource, subresource, namespace, name, ..Attributes::default() };
+        let attributes = Attributes {
+            verb,
+            group,
+            resource,
+            subresource,
+            namespace,
+            name,
+            ..Attributes::default()
+        };
         policy().decide(identity, &attributes).allowed
     }
 
@@ -289,30 +383,93 @@ mod tests {
         assert!(!allowed(&viewer, "delete", "", "pods", Some("z"), "x"));
         assert!(!allowed(&viewer, "list", "apps", "pods", None, ""));
         let robot = Identity::of_service_account("a", "robot", "");
-        assert!(allowed(&robot, "delete", "apps", "deployments", Some("a"), "web"));
-        assert!(!allowed(&robot, "delete", "apps", "deployments", Some("a"), "other"));
-        assert!(!allowed(&robot, "delete", "apps", "deployments", Some("b"), "web"));
+        assert!(allowed(
+            &robot,
+            "delete",
+            "apps",
+            "deployments",
+            Some("a"),
+            "web"
+        ));
+        assert!(!allowed(
+            &robot,
+            "delete",
+            "apps",
+            "deployments",
+            Some("a"),
+            "other"
+        ));
+        assert!(!allowed(
+            &robot,
+            "delete",
+            "apps",
+            "deployments",
+            Some("b"),
+            "web"
+        ));
         assert!(!allowed(&robot, "list", "apps", "deployments", None, ""));
-        assert!(allowed(&robot, "update", "apps", "deployments/scale", Some("a"), "x"));
-        assert!(!allowed(&Identity::of_service_account("b", "robot", ""), "get", "apps", "deployments", Some("a"), "web"));
-        assert!(allowed(&Identity::new("eve", [""; 0]), "get", "apps", "deployments", Some("a"), "web"));
+        assert!(allowed(
+            &robot,
+            "update",
+            "apps",
+            "deployments/scale",
+            Some("a"),
+            "x"
+        ));
+        assert!(!allowed(
+            &Identity::of_service_account("b", "robot", ""),
+            "get",
+            "apps",
+            "deployments",
+            Some("a"),
+            "web"
+        ));
+        assert!(allowed(
+            &Identity::new("eve", [""; 0]),
+            "get",
+            "apps",
+            "deployments",
+            Some("a"),
+            "web"
+        ));
     }
 
     #[test]
     fn paths_match_by_prefix_only_with_a_star() {
         let viewer = Identity::new("v", ["viewers"]);
-        let at = |path| policy().decide(&viewer, &Attributes { verb: "get", path: Some(path), ..Attributes::default() });
+        let at = |path| {
+            policy().decide(
+                &viewer,
+                &Attributes {
+                    verb: "get",
+                    path: Some(path),
+                    ..Attributes::default()
+                },
+            )
+        };
         assert!(at("/healthz/ping").allowed);
         assert!(at("/version").allowed);
         assert!(!at("/version/x").allowed);
-        assert!(at("/version").reason.contains("ClusterRoleBinding \"all-view\""));
+        assert!(
+            at("/version")
+                .reason
+                .contains("ClusterRoleBinding \"all-view\"")
+        );
     }
 
     #[test]
     fn removed_bindings_grant_nothing() {
         let mut policy = policy();
         policy.remove(b"/registry/rbac.authorization.k8s.io/clusterrolebindings/all-view");
-        let attributes = Attributes { verb: "get", resource: "pods", ..Attributes::default() };
-        assert!(!policy.decide(&Identity::new("v", ["viewers"]), &attributes).allowed);
+        let attributes = Attributes {
+            verb: "get",
+            resource: "pods",
+            ..Attributes::default()
+        };
+        assert!(
+            !policy
+                .decide(&Identity::new("v", ["viewers"]), &attributes)
+                .allowed
+        );
     }
 }

@@ -11,8 +11,14 @@ use crate::route::Target;
 use crate::verb::Caller;
 use crate::verb::create::check_type;
 
-pub(crate) async fn answer(caller: &Caller<'_>, kind: &'static Kind, mut review: Value) -> Result<Value, Status> {
-    caller.authorize("create", &Target::object(kind, "", ""), None)?;
+pub(crate) async fn answer(
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    mut review: Value,
+) -> Result<Value, Status> {
+    caller
+        .authorize("create", &Target::object(kind, "", ""), None)
+        .await?;
     check_type(kind, &review)?;
     schema::check(kind, &mut review, schema::FieldValidation::Ignore)?;
     let spec = review.get("spec").cloned().unwrap_or_default();
@@ -32,7 +38,11 @@ pub(crate) async fn answer(caller: &Caller<'_>, kind: &'static Kind, mut review:
         answer["status"] = decide(caller, kind, &identity, &spec)?;
         answer["spec"] = spec;
     } else if *kind == *kinds::SELF_SUBJECT_RULES_REVIEW {
-        let namespace = spec.get("namespace").and_then(Value::as_str).unwrap_or("").to_owned();
+        let namespace = spec
+            .get("namespace")
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned();
         if namespace.is_empty() {
             return Err(Status::bad_request("no namespace on request"));
         }
@@ -65,24 +75,52 @@ fn subject(kind: &Kind, spec: &Value) -> Result<Identity, Status> {
         .filter_map(|group| group.as_str().map(str::to_owned))
         .collect();
     if user.is_empty() && groups.is_empty() {
-        let error = FieldError::invalid("spec.user", "", "at least one of user or group must be specified");
+        let error = FieldError::invalid(
+            "spec.user",
+            "",
+            "at least one of user or group must be specified",
+        );
         return Err(Status::invalid(kind, "", vec![error]));
     }
     // Exactly what was asked about: no group is added.
-    Ok(Identity { user: user.to_owned(), groups, ..Identity::anonymous() })
+    Ok(Identity {
+        user: user.to_owned(),
+        groups,
+        ..Identity::anonymous()
+    })
 }
 
-fn decide(caller: &Caller<'_>, kind: &Kind, identity: &Identity, spec: &Value) -> Result<Value, Status> {
-    let resource = spec.get("resourceAttributes").filter(|attributes| attributes.is_object());
-    let path = spec.get("nonResourceAttributes").filter(|attributes| attributes.is_object());
+fn decide(
+    caller: &Caller<'_>,
+    kind: &Kind,
+    identity: &Identity,
+    spec: &Value,
+) -> Result<Value, Status> {
+    let resource = spec
+        .get("resourceAttributes")
+        .filter(|attributes| attributes.is_object());
+    let path = spec
+        .get("nonResourceAttributes")
+        .filter(|attributes| attributes.is_object());
     let text = |attributes: &'_ Value, field: &str| -> String {
-        attributes.get(field).and_then(Value::as_str).unwrap_or("").to_owned()
+        attributes
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned()
     };
     let decision = match (resource, path) {
         (Some(asked), None) => {
-            let (verb, group, resource) = (text(asked, "verb"), text(asked, "group"), text(asked, "resource"));
-            let (subresource, namespace, name) =
-                (text(asked, "subresource"), text(asked, "namespace"), text(asked, "name"));
+            let (verb, group, resource) = (
+                text(asked, "verb"),
+                text(asked, "group"),
+                text(asked, "resource"),
+            );
+            let (subresource, namespace, name) = (
+                text(asked, "subresource"),
+                text(asked, "namespace"),
+                text(asked, "name"),
+            );
             let attributes = Attributes {
                 verb: &verb,
                 group: &group,
@@ -97,7 +135,11 @@ fn decide(caller: &Caller<'_>, kind: &Kind, identity: &Identity, spec: &Value) -
         }
         (None, Some(asked)) => {
             let (verb, path) = (text(asked, "verb"), text(asked, "path"));
-            let attributes = Attributes { verb: &verb, path: Some(&path), ..Attributes::default() };
+            let attributes = Attributes {
+                verb: &verb,
+                path: Some(&path),
+                ..Attributes::default()
+            };
             caller.api.authorizer.decide(identity, &attributes)
         }
         _ => {
@@ -123,7 +165,12 @@ fn rules(caller: &Caller<'_>, namespace: &str) -> Value {
         resource_rules.push(json!({ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }));
         path_rules.push(json!({ "verbs": ["*"], "nonResourceURLs": ["*"] }));
     }
-    for rule in caller.api.authorizer.policy().rules_of(caller.identity, Some(namespace)) {
+    for rule in caller
+        .api
+        .authorizer
+        .policy()
+        .rules_of(caller.identity, Some(namespace))
+    {
         if !rule.resources.is_empty() {
             let mut shown = json!({
                 "verbs": rule.verbs,
@@ -136,7 +183,8 @@ fn rules(caller: &Caller<'_>, namespace: &str) -> Value {
             resource_rules.push(shown);
         }
         if !rule.non_resource_urls.is_empty() {
-            path_rules.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
+            path_rules
+                .push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
         }
     }
     json!({ "resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": false })

@@ -85,10 +85,29 @@ fn view_rules() -> Vec<Value> {
                 "statefulsets/status",
             ],
         ),
-        rule(READ, &["autoscaling"], &["horizontalpodautoscalers", "horizontalpodautoscalers/status"]),
-        rule(READ, &["batch"], &["cronjobs", "cronjobs/status", "jobs", "jobs/status"]),
-        rule(READ, &["networking.k8s.io"], &["ingresses", "ingresses/status", "networkpolicies"]),
-        rule(READ, &["policy"], &["poddisruptionbudgets", "poddisruptionbudgets/status"]),
+        rule(
+            READ,
+            &["autoscaling"],
+            &[
+                "horizontalpodautoscalers",
+                "horizontalpodautoscalers/status",
+            ],
+        ),
+        rule(
+            READ,
+            &["batch"],
+            &["cronjobs", "cronjobs/status", "jobs", "jobs/status"],
+        ),
+        rule(
+            READ,
+            &["networking.k8s.io"],
+            &["ingresses", "ingresses/status", "networkpolicies"],
+        ),
+        rule(
+            READ,
+            &["policy"],
+            &["poddisruptionbudgets", "poddisruptionbudgets/status"],
+        ),
     ]
 }
 
@@ -98,10 +117,21 @@ fn edit_rules() -> Vec<Value> {
         rule(
             READ,
             &[""],
-            &["pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"],
+            &[
+                "pods/attach",
+                "pods/exec",
+                "pods/portforward",
+                "pods/proxy",
+                "secrets",
+                "services/proxy",
+            ],
         ),
         rule(&["impersonate"], &[""], &["serviceaccounts"]),
-        rule(&["create"], &[""], &["pods/eviction", "serviceaccounts/token"]),
+        rule(
+            &["create"],
+            &[""],
+            &["pods/eviction", "serviceaccounts/token"],
+        ),
         rule(
             WRITE,
             &[""],
@@ -139,9 +169,26 @@ fn edit_rules() -> Vec<Value> {
         ),
         rule(WRITE, &["autoscaling"], &["horizontalpodautoscalers"]),
         rule(WRITE, &["batch"], &["cronjobs", "jobs"]),
-        rule(WRITE, &["networking.k8s.io"], &["ingresses", "networkpolicies"]),
+        rule(
+            WRITE,
+            &["networking.k8s.io"],
+            &["ingresses", "networkpolicies"],
+        ),
         rule(WRITE, &["policy"], &["poddisruptionbudgets"]),
-        rule(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"], &["coordination.k8s.io"], &["leases"]),
+        rule(
+            &[
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch",
+            ],
+            &["coordination.k8s.io"],
+            &["leases"],
+        ),
     ]);
     rules
 }
@@ -149,11 +196,24 @@ fn edit_rules() -> Vec<Value> {
 fn admin_rules() -> Vec<Value> {
     let mut rules = edit_rules();
     rules.push(rule(
-        &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        &[
+            "create",
+            "delete",
+            "deletecollection",
+            "get",
+            "list",
+            "patch",
+            "update",
+            "watch",
+        ],
         &[GROUP],
         &["rolebindings", "roles"],
     ));
-    rules.push(rule(&["create"], &["authorization.k8s.io"], &["localsubjectaccessreviews"]));
+    rules.push(rule(
+        &["create"],
+        &["authorization.k8s.io"],
+        &["localsubjectaccessreviews"],
+    ));
     rules
 }
 
@@ -161,53 +221,141 @@ fn admin_rules() -> Vec<Value> {
 fn node_rules() -> Vec<Value> {
     vec![
         rule(&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
-        rule(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+        rule(
+            &["create"],
+            &["authorization.k8s.io"],
+            &["subjectaccessreviews"],
+        ),
         rule(READ, &[""], &["services", "endpoints", "nodes"]),
-        rule(&["create", "update", "patch"], &[""], &["nodes", "nodes/status", "events"]),
-        rule(&["get", "list", "watch", "create", "delete"], &[""], &["pods"]),
+        rule(
+            &["create", "update", "patch"],
+            &[""],
+            &["nodes", "nodes/status", "events"],
+        ),
+        rule(
+            &["get", "list", "watch", "create", "delete"],
+            &[""],
+            &["pods"],
+        ),
         rule(&["update", "patch"], &[""], &["pods/status"]),
-        rule(&["create"], &[""], &["pods/eviction", "serviceaccounts/token"]),
+        rule(
+            &["create"],
+            &[""],
+            &["pods/eviction", "serviceaccounts/token"],
+        ),
         rule(READ, &[""], &["configmaps", "secrets"]),
         rule(&["get"], &[""], &["serviceaccounts"]),
         rule(READ, &["discovery.k8s.io"], &["endpointslices"]),
-        rule(&["get", "create", "update", "patch", "delete"], &["coordination.k8s.io"], &["leases"]),
+        rule(
+            &["get", "create", "update", "patch", "delete"],
+            &["coordination.k8s.io"],
+            &["leases"],
+        ),
     ]
 }
 
 fn controller_manager_rules() -> Vec<Value> {
     vec![
-        rule(&["create", "patch", "update"], &["", "events.k8s.io"], &["events"]),
-        rule(&["create", "get", "update", "patch"], &["coordination.k8s.io"], &["leases"]),
-        rule(&["get", "create", "update", "delete", "patch"], &[""], &["secrets", "serviceaccounts", "configmaps", "endpoints"]),
+        rule(
+            &["create", "patch", "update"],
+            &["", "events.k8s.io"],
+            &["events"],
+        ),
+        rule(
+            &["create", "get", "update", "patch"],
+            &["coordination.k8s.io"],
+            &["leases"],
+        ),
+        rule(
+            &["get", "create", "update", "delete", "patch"],
+            &[""],
+            &["secrets", "serviceaccounts", "configmaps", "endpoints"],
+        ),
         rule(&["create"], &[""], &["serviceaccounts/token"]),
         rule(&["list", "watch", "get"], ALL, ALL),
-        rule(&["create", "delete", "patch", "update"], &[""], &["pods", "nodes"]),
-        rule(&["update", "patch"], &[""], &["pods/status", "nodes/status", "namespaces/status", "namespaces/finalize"]),
+        rule(
+            &["create", "delete", "patch", "update"],
+            &[""],
+            &["pods", "nodes"],
+        ),
+        rule(
+            &["update", "patch"],
+            &[""],
+            &[
+                "pods/status",
+                "nodes/status",
+                "namespaces/status",
+                "namespaces/finalize",
+            ],
+        ),
         rule(&["delete", "deletecollection", "patch", "update"], ALL, ALL),
-        rule(&["create"], &["apps"], &["replicasets", "controllerrevisions"]),
+        rule(
+            &["create"],
+            &["apps"],
+            &["replicasets", "controllerrevisions"],
+        ),
         rule(&["create"], &["discovery.k8s.io"], &["endpointslices"]),
         rule(&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
-        rule(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+        rule(
+            &["create"],
+            &["authorization.k8s.io"],
+            &["subjectaccessreviews"],
+        ),
     ]
 }
 
 fn scheduler_rules() -> Vec<Value> {
     vec![
-        rule(&["create", "patch", "update"], &["", "events.k8s.io"], &["events"]),
-        rule(&["create", "get", "update", "patch", "list", "watch"], &["coordination.k8s.io"], &["leases"]),
-        rule(READ, &[""], &["nodes", "namespaces", "services", "replicationcontrollers", "persistentvolumes", "persistentvolumeclaims"]),
+        rule(
+            &["create", "patch", "update"],
+            &["", "events.k8s.io"],
+            &["events"],
+        ),
+        rule(
+            &["create", "get", "update", "patch", "list", "watch"],
+            &["coordination.k8s.io"],
+            &["leases"],
+        ),
+        rule(
+            READ,
+            &[""],
+            &[
+                "nodes",
+                "namespaces",
+                "services",
+                "replicationcontrollers",
+                "persistentvolumes",
+                "persistentvolumeclaims",
+            ],
+        ),
         rule(&["delete", "get", "list", "watch"], &[""], &["pods"]),
         rule(&["create"], &[""], &["bindings", "pods/binding"]),
         rule(&["patch", "update"], &[""], &["pods/status"]),
         rule(READ, &["apps"], &["replicasets", "statefulsets"]),
         rule(READ, &["policy"], &["poddisruptionbudgets"]),
         rule(&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
-        rule(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+        rule(
+            &["create"],
+            &["authorization.k8s.io"],
+            &["subjectaccessreviews"],
+        ),
     ]
 }
 
 pub(super) fn objects() -> Vec<Value> {
-    let discovery = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"];
+    let discovery = [
+        "/api",
+        "/api/*",
+        "/apis",
+        "/apis/*",
+        "/healthz",
+        "/livez",
+        "/openapi",
+        "/openapi/*",
+        "/readyz",
+        "/version",
+        "/version/",
+    ];
     let public = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
     vec![
         cluster_role("cluster-admin", vec![rule(ALL, ALL, ALL), paths(ALL, ALL)]),
@@ -216,35 +364,88 @@ pub(super) fn objects() -> Vec<Value> {
         cluster_role("view", view_rules()),
         cluster_role("system:discovery", vec![paths(&["get"], &discovery)]),
         cluster_role("system:public-info-viewer", vec![paths(&["get"], &public)]),
-        cluster_role("system:monitoring", vec![paths(&["get"], &["/metrics", "/metrics/slis", "/livez", "/readyz", "/healthz", "/livez/*", "/readyz/*", "/healthz/*"])]),
+        cluster_role(
+            "system:monitoring",
+            vec![paths(
+                &["get"],
+                &[
+                    "/metrics",
+                    "/metrics/slis",
+                    "/livez",
+                    "/readyz",
+                    "/healthz",
+                    "/livez/*",
+                    "/readyz/*",
+                    "/healthz/*",
+                ],
+            )],
+        ),
         cluster_role(
             "system:basic-user",
             vec![
-                rule(&["create"], &["authorization.k8s.io"], &["selfsubjectaccessreviews", "selfsubjectrulesreviews"]),
-                rule(&["create"], &["authentication.k8s.io"], &["selfsubjectreviews"]),
+                rule(
+                    &["create"],
+                    &["authorization.k8s.io"],
+                    &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+                ),
+                rule(
+                    &["create"],
+                    &["authentication.k8s.io"],
+                    &["selfsubjectreviews"],
+                ),
             ],
         ),
         cluster_role("system:node", node_rules()),
         cluster_role("system:kube-controller-manager", controller_manager_rules()),
         cluster_role("system:kube-scheduler", scheduler_rules()),
-        cluster_role("system:auth-delegator", vec![
-            rule(&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
-            rule(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
-        ]),
-        cluster_binding("cluster-admin", "cluster-admin", &[("Group", "system:masters")]),
-        cluster_binding("system:discovery", "system:discovery", &[("Group", "system:authenticated")]),
-        cluster_binding("system:basic-user", "system:basic-user", &[("Group", "system:authenticated")]),
+        cluster_role(
+            "system:auth-delegator",
+            vec![
+                rule(&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
+                rule(
+                    &["create"],
+                    &["authorization.k8s.io"],
+                    &["subjectaccessreviews"],
+                ),
+            ],
+        ),
+        cluster_binding(
+            "cluster-admin",
+            "cluster-admin",
+            &[("Group", "system:masters")],
+        ),
+        cluster_binding(
+            "system:discovery",
+            "system:discovery",
+            &[("Group", "system:authenticated")],
+        ),
+        cluster_binding(
+            "system:basic-user",
+            "system:basic-user",
+            &[("Group", "system:authenticated")],
+        ),
         cluster_binding(
             "system:public-info-viewer",
             "system:public-info-viewer",
-            &[("Group", "system:authenticated"), ("Group", "system:unauthenticated")],
+            &[
+                ("Group", "system:authenticated"),
+                ("Group", "system:unauthenticated"),
+            ],
         ),
-        cluster_binding("system:monitoring", "system:monitoring", &[("Group", "system:monitoring")]),
+        cluster_binding(
+            "system:monitoring",
+            "system:monitoring",
+            &[("Group", "system:monitoring")],
+        ),
         cluster_binding(
             "system:kube-controller-manager",
             "system:kube-controller-manager",
             &[("User", "system:kube-controller-manager")],
         ),
-        cluster_binding("system:kube-scheduler", "system:kube-scheduler", &[("User", "system:kube-scheduler")]),
+        cluster_binding(
+            "system:kube-scheduler",
+            "system:kube-scheduler",
+            &[("User", "system:kube-scheduler")],
+        ),
     ]
 }

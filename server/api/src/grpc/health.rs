@@ -33,7 +33,10 @@ async fn serving(api: &Api) -> ServingStatus {
 
 #[tonic::async_trait]
 impl Health for Service {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         if !SERVICES.contains(&service.as_str()) {
             return Err(Status::not_found(format!("no service {service:?}")));
@@ -44,15 +47,24 @@ impl Health for Service {
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
         let known = SERVICES.contains(&service.as_str());
         let start = (self.api.clone(), None::<ServingStatus>);
         let stream = futures_util::stream::unfold(start, move |(api, told)| async move {
             loop {
-                let status = if known { serving(&api).await } else { ServingStatus::ServiceUnknown };
+                let status = if known {
+                    serving(&api).await
+                } else {
+                    ServingStatus::ServiceUnknown
+                };
                 if told != Some(status) {
-                    let response = HealthCheckResponse { status: status.into() };
+                    let response = HealthCheckResponse {
+                        status: status.into(),
+                    };
                     return Some((Ok(response), (api, Some(status))));
                 }
                 tokio::time::sleep(WATCH_INTERVAL).await;

@@ -48,12 +48,27 @@ struct Call {
 
 impl Call {
     fn caller(&self) -> Caller<'_> {
-        Caller { api: &self.api, identity: &self.identity }
+        Caller {
+            api: &self.api,
+            identity: &self.identity,
+        }
     }
 
-    fn target(&mut self, resource: &Option<v1::Resource>, namespace: &str, name: &str) -> Result<Target, Status> {
-        let resource = resource.as_ref().ok_or_else(|| Status::bad_request("resource: Required value"))?;
-        let v1::Resource { group, version, resource, subresource } = resource;
+    fn target(
+        &mut self,
+        resource: &Option<v1::Resource>,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Target, Status> {
+        let resource = resource
+            .as_ref()
+            .ok_or_else(|| Status::bad_request("resource: Required value"))?;
+        let v1::Resource {
+            group,
+            version,
+            resource,
+            subresource,
+        } = resource;
         let target = Target::build(group, version, resource, namespace, name, subresource)?;
         self.resource = match target.part() {
             "" => target.kind.plural.to_owned(),
@@ -63,7 +78,12 @@ impl Call {
     }
 
     /// A target that names one object.
-    fn object(&mut self, resource: &Option<v1::Resource>, namespace: &str, name: &str) -> Result<Target, Status> {
+    fn object(
+        &mut self,
+        resource: &Option<v1::Resource>,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Target, Status> {
         let target = self.target(resource, namespace, name)?;
         if target.name.is_empty() {
             return Err(Status::bad_request("name: Required value"));
@@ -75,13 +95,24 @@ impl Call {
     }
 
     fn options(&self, dry_run: bool, field_manager: String, force: bool) -> WriteOptions {
-        let field_manager = if field_manager.is_empty() { manager_of(&self.agent) } else { field_manager };
-        WriteOptions { dry_run, field_manager, validation: FieldValidation::Strict, force }
+        let field_manager = if field_manager.is_empty() {
+            manager_of(&self.agent)
+        } else {
+            field_manager
+        };
+        WriteOptions {
+            dry_run,
+            field_manager,
+            validation: FieldValidation::Strict,
+            force,
+        }
     }
 
     fn done<T>(self, result: Result<T, Status>) -> Result<Response<T>, GrpcStatus> {
         let code = result.as_ref().map_or_else(|status| status.code, |_| 200);
-        self.api.metrics.record(self.verb, &self.resource, code, self.started.elapsed());
+        self.api
+            .metrics
+            .record(self.verb, &self.resource, code, self.started.elapsed());
         result.map(Response::new).map_err(|error| status(&error))
     }
 }
@@ -92,11 +123,15 @@ fn object_of(object: Option<v1::Object>) -> Result<body::Decoded, Status> {
 }
 
 fn message(document: &Document) -> v1::Object {
-    v1::Object { json: Bytes::from(document.to_json()) }
+    v1::Object {
+        json: Bytes::from(document.to_json()),
+    }
 }
 
 fn value_message(value: &Value) -> v1::Object {
-    v1::Object { json: Bytes::from(value.to_string()) }
+    v1::Object {
+        json: Bytes::from(value.to_string()),
+    }
 }
 
 fn written(outcome: Outcome) -> v1::Object {
@@ -109,8 +144,17 @@ impl Service {
     }
 
     fn call<T>(&self, verb: &'static str, request: Request<T>) -> (Call, T) {
-        let identity = request.extensions().get::<Identity>().cloned().unwrap_or_else(Identity::anonymous);
-        let agent = request.metadata().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+        let identity = request
+            .extensions()
+            .get::<Identity>()
+            .cloned()
+            .unwrap_or_else(Identity::anonymous);
+        let agent = request
+            .metadata()
+            .get("user-agent")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+            .to_owned();
         let call = Call {
             api: self.api.clone(),
             identity,
@@ -126,7 +170,13 @@ impl Service {
     async fn limited<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let limit = self.api.config.limits.request_timeout;
         tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-            Err(Status::timeout(format!("request did not complete within the allotted {} s", limit.as_secs()), 0))
+            Err(Status::timeout(
+                format!(
+                    "request did not complete within the allotted {} s",
+                    limit.as_secs()
+                ),
+                0,
+            ))
         })
     }
 }
@@ -136,19 +186,32 @@ async fn create(call: &mut Call, request: v1::CreateRequest) -> Result<v1::Objec
     let decoded = object_of(request.object)?;
     let caller = call.caller();
     if target.kind.is_virtual() {
-        return Ok(value_message(&review::answer(&caller, target.kind, decoded.object).await?));
+        return Ok(value_message(
+            &review::answer(&caller, target.kind, decoded.object).await?,
+        ));
     }
     let answer = match target.part() {
         "" => {
-            let target = Target { name: String::new(), ..target };
+            let target = Target {
+                name: String::new(),
+                ..target
+            };
             let options = call.options(request.dry_run, request.field_manager, false);
-            let request =
-                CreateRequest { target, object: decoded.object, duplicates: decoded.duplicates, options };
+            let request = CreateRequest {
+                target,
+                object: decoded.object,
+                duplicates: decoded.duplicates,
+                options,
+            };
             return verb::create::create(&caller, request).await.map(written);
         }
         _ if target.name.is_empty() => return Err(Status::bad_request("name: Required value")),
-        "binding" => subresource::binding::bind(&caller, &target, decoded.object, request.dry_run).await?,
-        "eviction" => subresource::eviction::evict(&caller, &target, decoded.object, request.dry_run).await?,
+        "binding" => {
+            subresource::binding::bind(&caller, &target, decoded.object, request.dry_run).await?
+        }
+        "eviction" => {
+            subresource::eviction::evict(&caller, &target, decoded.object, request.dry_run).await?
+        }
         "token" => subresource::token::request(&caller, &target, decoded.object).await?,
         _ => return Err(Status::method_not_allowed_here()),
     };
@@ -157,7 +220,11 @@ async fn create(call: &mut Call, request: v1::CreateRequest) -> Result<v1::Objec
 
 async fn list(call: &mut Call, request: v1::ListRequest) -> Result<v1::ListReply, Status> {
     let target = call.target(&request.resource, &request.namespace, "")?;
-    let selection = Selection::parse(target.kind, &request.label_selector, &request.field_selector)?;
+    let selection = Selection::parse(
+        target.kind,
+        &request.label_selector,
+        &request.field_selector,
+    )?;
     let listing = verb::list::list(
         &call.caller(),
         &ListRequest {
@@ -181,8 +248,15 @@ async fn update(call: &mut Call, request: v1::UpdateRequest) -> Result<v1::Objec
     let target = call.object(&request.resource, &request.namespace, &request.name)?;
     let decoded = object_of(request.object)?;
     let options = call.options(request.dry_run, request.field_manager, false);
-    let request = UpdateRequest { target, object: decoded.object, duplicates: decoded.duplicates, options };
-    verb::update::update(&call.caller(), request).await.map(written)
+    let request = UpdateRequest {
+        target,
+        object: decoded.object,
+        duplicates: decoded.duplicates,
+        options,
+    };
+    verb::update::update(&call.caller(), request)
+        .await
+        .map(written)
 }
 
 async fn patch(call: &mut Call, request: v1::PatchRequest) -> Result<v1::Object, Status> {
@@ -191,24 +265,42 @@ async fn patch(call: &mut Call, request: v1::PatchRequest) -> Result<v1::Object,
         Ok(PatchKind::Json) => PatchType::Json,
         Ok(PatchKind::Merge) => PatchType::Merge,
         Ok(PatchKind::StrategicMerge) => PatchType::Strategic,
-        Ok(PatchKind::Unspecified) | Err(_) => return Err(Status::bad_request("type: Required value")),
+        Ok(PatchKind::Unspecified) | Err(_) => {
+            return Err(Status::bad_request("type: Required value"));
+        }
     };
     let decoded = body::decode_json(&request.patch)?;
     let options = call.options(request.dry_run, request.field_manager, false);
-    let request =
-        PatchRequest { target, patch_type, patch: decoded.object, duplicates: decoded.duplicates, options };
-    verb::patch::patch(&call.caller(), request).await.map(written)
+    let request = PatchRequest {
+        target,
+        patch_type,
+        patch: decoded.object,
+        duplicates: decoded.duplicates,
+        options,
+    };
+    verb::patch::patch(&call.caller(), request)
+        .await
+        .map(written)
 }
 
 async fn apply(call: &mut Call, request: v1::ApplyRequest) -> Result<v1::Object, Status> {
     let target = call.object(&request.resource, &request.namespace, &request.name)?;
     if request.field_manager.is_empty() {
-        return Err(Status::bad_request("field_manager: Required value: is required for apply"));
+        return Err(Status::bad_request(
+            "field_manager: Required value: is required for apply",
+        ));
     }
     let decoded = object_of(request.object)?;
     let options = call.options(request.dry_run, request.field_manager, request.force);
-    let request = ApplyRequest { target, object: decoded.object, duplicates: decoded.duplicates, options };
-    verb::patch::server_side(&call.caller(), request).await.map(written)
+    let request = ApplyRequest {
+        target,
+        object: decoded.object,
+        duplicates: decoded.duplicates,
+        options,
+    };
+    verb::patch::server_side(&call.caller(), request)
+        .await
+        .map(written)
 }
 
 async fn delete(call: &mut Call, request: v1::DeleteRequest) -> Result<v1::DeleteReply, Status> {
@@ -218,26 +310,39 @@ async fn delete(call: &mut Call, request: v1::DeleteRequest) -> Result<v1::Delet
         policy => Some(propagation(policy)?),
     };
     let options = DeleteOptions {
-        grace_seconds: request.grace_period_seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
+        grace_seconds: request
+            .grace_period_seconds
+            .map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
         propagation,
         uid: request.uid,
         resource_version: request.resource_version,
         dry_run: false,
     };
     let outcome = verb::delete::delete(&call.caller(), &target, &options).await?;
-    Ok(v1::DeleteReply { deleted: outcome.deleted, object: Some(written(outcome)) })
+    Ok(v1::DeleteReply {
+        deleted: outcome.deleted,
+        object: Some(written(outcome)),
+    })
 }
 
 async fn watch(call: &mut Call, request: v1::WatchRequest) -> Result<Watching, Status> {
     let target = call.target(&request.resource, &request.namespace, "")?;
-    let selection = Selection::parse(target.kind, &request.label_selector, &request.field_selector)?;
+    let selection = Selection::parse(
+        target.kind,
+        &request.label_selector,
+        &request.field_selector,
+    )?;
     // Without a version the watch begins with what there is, and says where that ends.
     let initial = request.resource_version.is_empty();
     let request = WatchRequest {
         target,
         selection,
         resource_version: request.resource_version,
-        version_match: if initial { VersionMatch::NotOlderThan } else { VersionMatch::Unset },
+        version_match: if initial {
+            VersionMatch::NotOlderThan
+        } else {
+            VersionMatch::Unset
+        },
         send_initial_events: initial.then_some(true),
         bookmarks: request.bookmarks,
         timeout: None,
@@ -256,7 +361,10 @@ fn event(kind: &trireme_model::kinds::Kind, item: &Item) -> Result<v1::WatchEven
             };
             (kind, message(&shared.document(*event_type)?))
         }
-        Item::Bookmark { revision, initial_events_end } => {
+        Item::Bookmark {
+            revision,
+            initial_events_end,
+        } => {
             let mut metadata = json!({ "resourceVersion": revision.to_string() });
             if *initial_events_end {
                 metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
@@ -266,24 +374,34 @@ fn event(kind: &trireme_model::kinds::Kind, item: &Item) -> Result<v1::WatchEven
         }
         Item::Error(status) => (EventKind::Error, value_message(&status.to_value())),
     };
-    Ok(v1::WatchEvent { r#type: event_type.into(), object: Some(object) })
+    Ok(v1::WatchEvent {
+        r#type: event_type.into(),
+        object: Some(object),
+    })
 }
 
 #[tonic::async_trait]
 impl Resources for Service {
-    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Object>, GrpcStatus> {
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::Object>, GrpcStatus> {
         let (mut call, request) = self.call("get", request);
         let result = self
             .limited(async {
                 let target = call.object(&request.resource, &request.namespace, &request.name)?;
-                let document = verb::get::get(&call.caller(), &target, &request.resource_version).await?;
+                let document =
+                    verb::get::get(&call.caller(), &target, &request.resource_version).await?;
                 Ok(message(&document))
             })
             .await;
         call.done(result)
     }
 
-    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListReply>, GrpcStatus> {
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListReply>, GrpcStatus> {
         let (mut call, request) = self.call("list", request);
         let result = self.limited(list(&mut call, request)).await;
         call.done(result)
@@ -291,15 +409,20 @@ impl Resources for Service {
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchEvent, GrpcStatus>> + Send>>;
 
-    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, GrpcStatus> {
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, GrpcStatus> {
         let (mut call, request) = self.call("watch", request);
         let result = self.limited(watch(&mut call, request)).await;
         let result = result.map(|watching| -> Self::WatchStream {
             let batches = futures_util::stream::unfold(watching, |mut watching| async move {
                 let items = watching.next().await?;
                 let kind = watching.kind;
-                let events: Vec<Result<v1::WatchEvent, GrpcStatus>> =
-                    items.iter().map(|item| event(kind, item).map_err(|error| status(&error))).collect();
+                let events: Vec<Result<v1::WatchEvent, GrpcStatus>> = items
+                    .iter()
+                    .map(|item| event(kind, item).map_err(|error| status(&error)))
+                    .collect();
                 Some((futures_util::stream::iter(events), watching))
             });
             Box::pin(batches.flatten())
@@ -307,31 +430,46 @@ impl Resources for Service {
         call.done(result)
     }
 
-    async fn create(&self, request: Request<v1::CreateRequest>) -> Result<Response<v1::Object>, GrpcStatus> {
+    async fn create(
+        &self,
+        request: Request<v1::CreateRequest>,
+    ) -> Result<Response<v1::Object>, GrpcStatus> {
         let (mut call, request) = self.call("create", request);
         let result = self.limited(create(&mut call, request)).await;
         call.done(result)
     }
 
-    async fn update(&self, request: Request<v1::UpdateRequest>) -> Result<Response<v1::Object>, GrpcStatus> {
+    async fn update(
+        &self,
+        request: Request<v1::UpdateRequest>,
+    ) -> Result<Response<v1::Object>, GrpcStatus> {
         let (mut call, request) = self.call("update", request);
         let result = self.limited(update(&mut call, request)).await;
         call.done(result)
     }
 
-    async fn patch(&self, request: Request<v1::PatchRequest>) -> Result<Response<v1::Object>, GrpcStatus> {
+    async fn patch(
+        &self,
+        request: Request<v1::PatchRequest>,
+    ) -> Result<Response<v1::Object>, GrpcStatus> {
         let (mut call, request) = self.call("patch", request);
         let result = self.limited(patch(&mut call, request)).await;
         call.done(result)
     }
 
-    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::Object>, GrpcStatus> {
+    async fn apply(
+        &self,
+        request: Request<v1::ApplyRequest>,
+    ) -> Result<Response<v1::Object>, GrpcStatus> {
         let (mut call, request) = self.call("apply", request);
         let result = self.limited(apply(&mut call, request)).await;
         call.done(result)
     }
 
-    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteReply>, GrpcStatus> {
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteReply>, GrpcStatus> {
         let (mut call, request) = self.call("delete", request);
         let result = self.limited(delete(&mut call, request)).await;
         call.done(result)

@@ -17,7 +17,7 @@ pub(crate) async fn evict(
     mut eviction: Value,
     dry_run: bool,
 ) -> Result<Value, Status> {
-    caller.authorize("create", target, None)?;
+    caller.authorize("create", target, None).await?;
     if meta::api_version(&eviction) == "policy/v1beta1" {
         eviction["apiVersion"] = "policy/v1".into();
     }

@@ -17,8 +17,12 @@ const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
 const DEFAULT_SECONDS: i64 = 3600;
 
-pub(crate) async fn request(caller: &Caller<'_>, target: &Target, mut wanted: Value) -> Result<Value, Status> {
-    caller.authorize("create", target, None)?;
+pub(crate) async fn request(
+    caller: &Caller<'_>,
+    target: &Target,
+    mut wanted: Value,
+) -> Result<Value, Status> {
+    caller.authorize("create", target, None).await?;
     check_type_of("authentication.k8s.io/v1", "TokenRequest", &wanted)?;
     schema::check_type(
         "io.k8s.api.authentication.v1.TokenRequest",
@@ -29,19 +33,37 @@ pub(crate) async fn request(caller: &Caller<'_>, target: &Target, mut wanted: Va
     )?;
     let api = caller.api;
     api.store.fresh(Freshness::Linearizable).await?;
-    let account =
-        api.store.read_value(&target.key())?.ok_or_else(|| Status::not_found(target.kind, &target.name))?;
+    let account = api
+        .store
+        .read_value(&target.key())?
+        .ok_or_else(|| Status::not_found(target.kind, &target.name))?;
     let spec = wanted.get("spec").cloned().unwrap_or_default();
-    let seconds = spec.get("expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
+    let seconds = spec
+        .get("expirationSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(DEFAULT_SECONDS);
     let invalid = |field: &str, value: i64, why: &str| {
         let error = FieldError::invalid(field, value, why);
-        Err(Status::invalid_kind("authentication.k8s.io", "TokenRequest", &target.name, vec![error]))
+        Err(Status::invalid_kind(
+            "authentication.k8s.io",
+            "TokenRequest",
+            &target.name,
+            vec![error],
+        ))
     };
     if seconds < MIN_SECONDS {
-        return invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes");
+        return invalid(
+            "spec.expirationSeconds",
+            seconds,
+            "may not specify a duration less than 10 minutes",
+        );
     }
     if seconds > MAX_SECONDS {
-        return invalid("spec.expirationSeconds", seconds, "may not specify a duration larger than 2^32 seconds");
+        return invalid(
+            "spec.expirationSeconds",
+            seconds,
+            "may not specify a duration larger than 2^32 seconds",
+        );
     }
     let mut audiences: Vec<String> = spec
         .get("audiences")
@@ -87,8 +109,15 @@ pub(crate) async fn request(caller: &Caller<'_>, target: &Target, mut wanted: Va
 }
 
 /// The pod that the token is to die with.
-fn bound_pod(caller: &Caller<'_>, target: &Target, spec: &Value) -> Result<Option<(String, String)>, Status> {
-    let Some(reference) = spec.get("boundObjectRef").filter(|reference| !reference.is_null()) else {
+fn bound_pod(
+    caller: &Caller<'_>,
+    target: &Target,
+    spec: &Value,
+) -> Result<Option<(String, String)>, Status> {
+    let Some(reference) = spec
+        .get("boundObjectRef")
+        .filter(|reference| !reference.is_null())
+    else {
         return match caller.identity.node() {
             // A node's tokens are for its pods, and end with them.
             Some(node) => {
@@ -112,10 +141,18 @@ fn bound_pod(caller: &Caller<'_>, target: &Target, spec: &Value) -> Result<Optio
         .read_value(&POD.key(target.namespace(), name))?
         .ok_or_else(|| Status::not_found(POD, name))?;
     if !text("uid").is_empty() && text("uid") != meta::uid(&pod) {
-        let why = format!("the UID in the bound object reference ({}) does not match the UID in record", text("uid"));
+        let why = format!(
+            "the UID in the bound object reference ({}) does not match the UID in record",
+            text("uid")
+        );
         return Err(Status::conflict(POD, name, &why));
     }
-    let of = |field: &str| pod.get("spec").and_then(|spec| spec.get(field)).and_then(Value::as_str).unwrap_or("");
+    let of = |field: &str| {
+        pod.get("spec")
+            .and_then(|spec| spec.get(field))
+            .and_then(Value::as_str)
+            .unwrap_or("")
+    };
     if of("serviceAccountName") != target.name {
         return Err(Status::bad_request(format!(
             "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
@@ -125,7 +162,8 @@ fn bound_pod(caller: &Caller<'_>, target: &Target, spec: &Value) -> Result<Optio
     if let Some(node) = caller.identity.node()
         && of("nodeName") != node
     {
-        let why = format!("node {node:?} requested a token bound to a pod scheduled on a different node");
+        let why =
+            format!("node {node:?} requested a token bound to a pod scheduled on a different node");
         return Err(Status::forbidden(target.kind, &target.name, &why));
     }
     Ok(Some((name.to_owned(), meta::uid(&pod).to_owned())))

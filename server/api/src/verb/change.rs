@@ -25,7 +25,10 @@ const MAX_PAUSE_MS: u64 = 50;
 pub(crate) enum Proposal {
     /// Nothing would change.
     Unchanged,
-    Put { object: Value, allocation: Allocation },
+    Put {
+        object: Value,
+        allocation: Allocation,
+    },
     /// Gone; `last` is what the caller and watchers of the deletion see.
     Delete { last: Value, allocation: Allocation },
 }
@@ -41,8 +44,14 @@ impl Allocation {
     fn add(self, owner: &str, txn: &mut Txn) {
         for key in self.take {
             let key = Bytes::from(key);
-            txn.compare.push(Compare::ModRevision { key: key.clone(), equals: 0 });
-            txn.success.push(Operation::Put { key, value: Bytes::copy_from_slice(owner.as_bytes()) });
+            txn.compare.push(Compare::ModRevision {
+                key: key.clone(),
+                equals: 0,
+            });
+            txn.success.push(Operation::Put {
+                key,
+                value: Bytes::copy_from_slice(owner.as_bytes()),
+            });
         }
         for key in self.free {
             txn.success.push(Operation::Delete { key: key.into() });
@@ -103,12 +112,17 @@ pub(crate) async fn change(
             Proposal::Delete { last, .. } if dry_run => return Ok(Changed::Deleted(last)),
             Proposal::Put { object, allocation } => {
                 let raw = store.encode(&object)?;
-                txn.success.push(Operation::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: raw.clone() });
+                txn.success.push(Operation::Put {
+                    key: Bytes::copy_from_slice(key.as_bytes()),
+                    value: raw.clone(),
+                });
                 allocation.add(&key, &mut txn);
                 (raw, None)
             }
             Proposal::Delete { last, allocation } => {
-                txn.success.push(Operation::Delete { key: Bytes::copy_from_slice(key.as_bytes()) });
+                txn.success.push(Operation::Delete {
+                    key: Bytes::copy_from_slice(key.as_bytes()),
+                });
                 allocation.add(&key, &mut txn);
                 (Bytes::new(), Some(last))
             }
@@ -121,7 +135,10 @@ pub(crate) async fn change(
                     meta::set_resource_version(&mut last, &reply.revision.to_string());
                     Changed::Deleted(last)
                 }
-                None => Changed::Stored(Stored { raw: written, mod_revision: reply.revision }),
+                None => Changed::Stored(Stored {
+                    raw: written,
+                    mod_revision: reply.revision,
+                }),
             });
         }
         // The reply was applied here, so that the next read sees what won.
@@ -147,7 +164,9 @@ pub(crate) async fn settle(caller: &Caller<'_>, kind: &Kind, revision: Revision)
 
 /// Waits a little longer after each lost race, so that racing writers drift apart.
 pub(crate) async fn pause(attempt: u32) {
-    let limit = FIRST_PAUSE_MS.saturating_mul(1 << attempt.min(16)).min(MAX_PAUSE_MS);
+    let limit = FIRST_PAUSE_MS
+        .saturating_mul(1 << attempt.min(16))
+        .min(MAX_PAUSE_MS);
     let pause = rand::rng().random_range(0..=limit);
     tokio::time::sleep(Duration::from_millis(pause)).await;
 }
@@ -163,28 +182,46 @@ pub(crate) async fn insert(
     let key = target.key();
     let raw = store.encode(object)?;
     let mut txn = Txn::default();
-    txn.compare.push(Compare::ModRevision { key: Bytes::copy_from_slice(key.as_bytes()), equals: 0 });
+    txn.compare.push(Compare::ModRevision {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        equals: 0,
+    });
     if let Some(namespace) = &target.namespace {
         // Not made inside a namespace that goes away meanwhile.
         let namespace = trireme_model::kinds::NAMESPACE.key("", namespace);
-        txn.compare.push(Compare::Exists { key: namespace.into() });
+        txn.compare.push(Compare::Exists {
+            key: namespace.into(),
+        });
     }
-    txn.success.push(Operation::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: raw.clone() });
+    txn.success.push(Operation::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: raw.clone(),
+    });
     allocation.add(&key, &mut txn);
     let reply = store.commit(txn).await?;
     if !reply.succeeded {
         return Ok(None);
     }
     settle(caller, stored_kind(target.kind), reply.revision).await;
-    Ok(Some(Stored { raw, mod_revision: reply.revision }))
+    Ok(Some(Stored {
+        raw,
+        mod_revision: reply.revision,
+    }))
 }
 
 /// Whether two objects are the same but for their version and the times in their managed fields.
 pub(crate) fn same(one: &Value, other: &Value) -> bool {
-    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else { return one == other };
-    let rest = |map: &serde_json::Map<String, Value>| map.iter().filter(|(key, _)| *key != "metadata").count();
+    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
+        return one == other;
+    };
+    let rest = |map: &serde_json::Map<String, Value>| {
+        map.iter().filter(|(key, _)| *key != "metadata").count()
+    };
     rest(one) == rest(other)
-        && one.iter().filter(|(key, _)| *key != "metadata").all(|(key, value)| other.get(key) == Some(value))
+        && one
+            .iter()
+            .filter(|(key, _)| *key != "metadata")
+            .all(|(key, value)| other.get(key) == Some(value))
         && bare(one.get("metadata")) == bare(other.get("metadata"))
 }
 
@@ -192,7 +229,12 @@ fn bare(metadata: Option<&Value>) -> Value {
     let mut metadata = metadata.cloned().unwrap_or_default();
     if let Some(map) = metadata.as_object_mut() {
         map.remove("resourceVersion");
-        for entry in map.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
+        for entry in map
+            .get_mut("managedFields")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             if let Some(entry) = entry.as_object_mut() {
                 entry.remove("time");
             }
@@ -215,7 +257,10 @@ mod tests {
         assert!(same(&one, &other));
         other["metadata"]["managedFields"][0]["manager"] = "n".into();
         assert!(!same(&one, &other));
-        assert!(!same(&one, &json!({"metadata": one["metadata"], "spec": 1, "status": {}})));
+        assert!(!same(
+            &one,
+            &json!({"metadata": one["metadata"], "spec": 1, "status": {}})
+        ));
         assert!(!same(&one, &json!({"metadata": one["metadata"]})));
     }
 }

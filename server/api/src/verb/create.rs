@@ -34,8 +34,13 @@ pub(crate) struct CreateRequest {
 }
 
 pub(crate) async fn create(caller: &Caller<'_>, request: CreateRequest) -> Result<Outcome, Status> {
-    let CreateRequest { target, mut object, duplicates, options } = request;
-    caller.authorize("create", &target, None)?;
+    let CreateRequest {
+        target,
+        mut object,
+        duplicates,
+        options,
+    } = request;
+    caller.authorize("create", &target, None).await?;
     if !object.is_object() {
         return Err(not_an_object(&object));
     }
@@ -65,7 +70,9 @@ pub(crate) async fn create_checked(
 ) -> Result<Outcome, Status> {
     let kind = stored_kind(target.kind);
     if !meta::resource_version(&object).is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     place(&target, &mut object)?;
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
@@ -95,11 +102,19 @@ pub(crate) async fn create_checked(
             }
             let mut prepared = prepared;
             outward(target.kind, &mut prepared);
-            return Ok(Outcome { warnings, created: true, ..Outcome::of(Document::Value(prepared)) });
+            return Ok(Outcome {
+                warnings,
+                created: true,
+                ..Outcome::of(Document::Value(prepared))
+            });
         }
         if let Some(stored) = insert(caller, &target, &prepared, allocation).await? {
             let document = Document::of(target.kind, stored)?;
-            return Ok(Outcome { warnings, created: true, ..Outcome::of(document) });
+            return Ok(Outcome {
+                warnings,
+                created: true,
+                ..Outcome::of(document)
+            });
         }
         // What the refused transaction met has been applied here.
         if !generated && caller.api.store.read(&target.key())?.is_some() {
@@ -117,10 +132,15 @@ pub(crate) async fn create_checked(
                 kind.group_resource(),
                 target.name
             ),
-            Some(json!({ "name": target.name, "group": kind.group, "kind": kind.plural, "retryAfterSeconds": 1 })),
+            Some(
+                json!({ "name": target.name, "group": kind.group, "kind": kind.plural, "retryAfterSeconds": 1 }),
+            ),
         ));
     }
-    Err(failure::unavailable(format!("{} {:?} lost every race for its addresses", kind.plural, target.name)))
+    Err(failure::unavailable(format!(
+        "{} {:?} lost every race for its addresses",
+        kind.plural, target.name
+    )))
 }
 
 /// Everything that needs no commit: defaults, admission, validation, allocation.
@@ -150,7 +170,10 @@ fn prepare(
     let allocation = service::allocate(caller.api, kind, None, Some(&mut object))?;
     let mut errors = validate::create(kind, &object);
     if target.name.is_empty() && errors.iter().all(|error| error.field != "metadata.name") {
-        errors.insert(0, FieldError::required("metadata.name", "name or generateName is required"));
+        errors.insert(
+            0,
+            FieldError::required("metadata.name", "name or generateName is required"),
+        );
     }
     if !errors.is_empty() {
         return Err(Status::invalid(target.kind, &target.name, errors));
@@ -191,7 +214,11 @@ pub(crate) fn check_type(kind: &Kind, object: &Value) -> Result<(), Status> {
 pub(crate) fn check_type_of(api_version: &str, kind: &str, object: &Value) -> Result<(), Status> {
     let (own_version, own_kind) = (meta::api_version(object), meta::kind(object));
     if !own_kind.is_empty() && own_kind != kind {
-        let version = if own_version.is_empty() { api_version } else { own_version };
+        let version = if own_version.is_empty() {
+            api_version
+        } else {
+            own_version
+        };
         return Err(Status::bad_request(format!(
             "{own_kind} in version {version:?} cannot be handled as a {kind}: \
              the kind in the data ({own_kind}) does not match the expected kind ({kind})"
@@ -214,7 +241,9 @@ pub(crate) fn not_an_object(value: &Value) -> Status {
         Value::Bool(_) => "a boolean",
         Value::Object(_) => "an object",
     };
-    Status::bad_request(format!("the object provided is unrecognized: it must be an object, but the body holds {shape}"))
+    Status::bad_request(format!(
+        "the object provided is unrecognized: it must be an object, but the body holds {shape}"
+    ))
 }
 
 fn generate_name(base: &str) -> String {
@@ -225,13 +254,19 @@ fn generate_name(base: &str) -> String {
     let mut name = base[..end].to_owned();
     let mut random = rand::rng();
     for _ in 0..SUFFIX_BYTES {
-        name.push(char::from(SUFFIX_ALPHABET[random.random_range(0..SUFFIX_ALPHABET.len())]));
+        name.push(char::from(
+            SUFFIX_ALPHABET[random.random_range(0..SUFFIX_ALPHABET.len())],
+        ));
     }
     name
 }
 
 /// Creates an object of our own making; one that exists already is left as it is.
-pub(crate) async fn ensure(caller: &Caller<'_>, kind: &'static Kind, object: Value) -> Result<bool, Status> {
+pub(crate) async fn ensure(
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    object: Value,
+) -> Result<bool, Status> {
     let namespace = meta::namespace(&object).to_owned();
     let mut target = Target::object(kind, &namespace, meta::name(&object));
     if caller.api.store.read(&target.key())?.is_some() {
@@ -242,7 +277,10 @@ pub(crate) async fn ensure(caller: &Caller<'_>, kind: &'static Kind, object: Val
         target,
         object,
         duplicates: Vec::new(),
-        options: WriteOptions { field_manager: "trireme".to_owned(), ..WriteOptions::default() },
+        options: WriteOptions {
+            field_manager: "trireme".to_owned(),
+            ..WriteOptions::default()
+        },
     };
     match create(caller, request).await {
         Ok(_) => Ok(true),
@@ -267,10 +305,20 @@ mod tests {
 
     #[test]
     fn a_body_of_another_kind_is_refused() {
-        let check = |object: Value| check_type(kinds::DEPLOYMENT, &object).map_err(|status| status.code);
-        assert_eq!(check(json!({"apiVersion": "apps/v1", "kind": "Deployment"})), Ok(()));
+        let check =
+            |object: Value| check_type(kinds::DEPLOYMENT, &object).map_err(|status| status.code);
+        assert_eq!(
+            check(json!({"apiVersion": "apps/v1", "kind": "Deployment"})),
+            Ok(())
+        );
         assert_eq!(check(json!({})), Ok(()));
-        assert_eq!(check(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet"})), Err(400));
-        assert_eq!(check(json!({"apiVersion": "apps/v1beta1", "kind": "Deployment"})), Err(400));
+        assert_eq!(
+            check(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet"})),
+            Err(400)
+        );
+        assert_eq!(
+            check(json!({"apiVersion": "apps/v1beta1", "kind": "Deployment"})),
+            Err(400)
+        );
     }
 }

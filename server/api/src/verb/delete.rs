@@ -42,21 +42,37 @@ impl DeleteOptions {
         if body.is_object() {
             let kind = meta::kind(body);
             if !kind.is_empty() && kind != "DeleteOptions" {
-                return Err(Status::bad_request(format!("decoded object cannot be converted to DeleteOptions: {kind}")));
+                return Err(Status::bad_request(format!(
+                    "decoded object cannot be converted to DeleteOptions: {kind}"
+                )));
             }
             if let Some(grace) = field("gracePeriodSeconds") {
-                options.grace_seconds = Some(grace.as_i64().ok_or_else(|| wrong("gracePeriodSeconds", "a number"))?);
+                options.grace_seconds = Some(
+                    grace
+                        .as_i64()
+                        .ok_or_else(|| wrong("gracePeriodSeconds", "a number"))?,
+                );
             }
             if let Some(policy) = field("propagationPolicy") {
-                let policy = policy.as_str().ok_or_else(|| wrong("propagationPolicy", "a string"))?;
+                let policy = policy
+                    .as_str()
+                    .ok_or_else(|| wrong("propagationPolicy", "a string"))?;
                 options.propagation = Some(propagation(policy)?);
             }
             if let Some(orphan) = field("orphanDependents") {
-                let orphan = orphan.as_bool().ok_or_else(|| wrong("orphanDependents", "a boolean"))?;
+                let orphan = orphan
+                    .as_bool()
+                    .ok_or_else(|| wrong("orphanDependents", "a boolean"))?;
                 options.set_orphan(orphan)?;
             }
             if let Some(preconditions) = field("preconditions") {
-                let text = |name: &str| preconditions.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+                let text = |name: &str| {
+                    preconditions
+                        .get(name)
+                        .and_then(Value::as_str)
+                        .unwrap_or("")
+                        .to_owned()
+                };
                 options.uid = text("uid");
                 options.resource_version = text("resourceVersion");
             }
@@ -80,7 +96,9 @@ impl DeleteOptions {
         }
         options.dry_run |= params::dry_run(params.all("dryRun"))?;
         if options.grace_seconds.is_some_and(|seconds| seconds < 0) {
-            return Err(Status::bad_request("gracePeriodSeconds: Invalid value: must be greater than or equal to 0"));
+            return Err(Status::bad_request(
+                "gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
+            ));
         }
         Ok(options)
     }
@@ -91,7 +109,11 @@ impl DeleteOptions {
                 "propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set",
             ));
         }
-        self.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
+        self.propagation = Some(if orphan {
+            Propagation::Orphan
+        } else {
+            Propagation::Background
+        });
         Ok(())
     }
 }
@@ -116,7 +138,7 @@ pub(crate) async fn delete(
     target: &Target,
     options: &DeleteOptions,
 ) -> Result<Outcome, Status> {
-    caller.authorize("delete", target, None)?;
+    caller.authorize("delete", target, None).await?;
     if target.subresource.is_some() {
         return Err(Status::method_not_allowed_here());
     }
@@ -129,7 +151,10 @@ pub(crate) async fn remove(
     target: &Target,
     options: &DeleteOptions,
 ) -> Result<Outcome, Status> {
-    let changed = change(caller, target, options.dry_run, |current| propose(caller, target, options, current)).await?;
+    let changed = change(caller, target, options.dry_run, |current| {
+        propose(caller, target, options, current)
+    })
+    .await?;
     outcome(target, changed, Vec::new())
 }
 
@@ -140,7 +165,12 @@ fn propose(
     current: &Value,
 ) -> Result<Proposal, Status> {
     let kind = stored_kind(target.kind);
-    check_preconditions(target.kind, current, &options.uid, &options.resource_version)?;
+    check_preconditions(
+        target.kind,
+        current,
+        &options.uid,
+        &options.resource_version,
+    )?;
     namespace::deletable(kind, &target.name)?;
     let mut new = current.clone();
     set_propagation(&mut new, options.propagation);
@@ -149,17 +179,25 @@ fn propose(
         || *kind == *kinds::NAMESPACE && !namespace_finalizers(&new).is_empty();
     if grace == 0 && !held {
         let allocation = service::allocate(caller.api, kind, Some(current), None)?;
-        return Ok(Proposal::Delete { last: new, allocation });
+        return Ok(Proposal::Delete {
+            last: new,
+            allocation,
+        });
     }
     mark(kind, &mut new, grace, caller.api.now());
     if new == *current {
         return Ok(Proposal::Unchanged);
     }
-    Ok(Proposal::Put { object: new, allocation: Allocation::default() })
+    Ok(Proposal::Put {
+        object: new,
+        allocation: Allocation::default(),
+    })
 }
 
 fn set_propagation(object: &mut Value, propagation: Option<Propagation>) {
-    let Some(propagation) = propagation else { return };
+    let Some(propagation) = propagation else {
+        return;
+    };
     let mut finalizers = meta::finalizers(object);
     finalizers.retain(|one| one != FOREGROUND && one != ORPHAN);
     match propagation {
@@ -177,7 +215,12 @@ fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
     }
     let spec = current.get("spec");
     let text = |half: &str, field: &str| {
-        current.get(half).and_then(|half| half.get(field)).and_then(Value::as_str).unwrap_or("").to_owned()
+        current
+            .get(half)
+            .and_then(|half| half.get(field))
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned()
     };
     let ended = matches!(text("status", "phase").as_str(), "Succeeded" | "Failed");
     if text("spec", "nodeName").is_empty() || ended {
@@ -192,14 +235,18 @@ fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
 
 /// Marks for deletion. A second request may only shorten the grace.
 fn mark(kind: &Kind, object: &mut Value, grace: i64, now: Timestamp) {
-    let began = match (meta::deletion_timestamp(object), meta::deletion_grace_period_seconds(object)) {
+    let began = match (
+        meta::deletion_timestamp(object),
+        meta::deletion_grace_period_seconds(object),
+    ) {
         (Some(at), earlier) => {
             let earlier = earlier.unwrap_or(0);
             if grace >= earlier {
                 return;
             }
             let at: Timestamp = at.parse().unwrap_or(now);
-            at.checked_sub(SignedDuration::from_secs(earlier)).unwrap_or(now)
+            at.checked_sub(SignedDuration::from_secs(earlier))
+                .unwrap_or(now)
         }
         (None, _) => {
             let generation = meta::generation(object);
@@ -209,7 +256,9 @@ fn mark(kind: &Kind, object: &mut Value, grace: i64, now: Timestamp) {
             now
         }
     };
-    let at = began.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+    let at = began
+        .checked_add(SignedDuration::from_secs(grace))
+        .unwrap_or(Timestamp::MAX);
     meta::set_deletion(object, at, grace);
     if *kind == *kinds::NAMESPACE {
         object["status"]["phase"] = "Terminating".into();
@@ -247,22 +296,44 @@ mod tests {
         assert_eq!(grace_seconds(kinds::POD, &scheduled, &options), 7);
         assert_eq!(grace_seconds(kinds::POD, &json!({"spec": {}}), &options), 0);
         assert_eq!(grace_seconds(kinds::SERVICE, &scheduled, &options), 0);
-        let now = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
+        let now = DeleteOptions {
+            grace_seconds: Some(0),
+            ..DeleteOptions::default()
+        };
         assert_eq!(grace_seconds(kinds::POD, &scheduled, &now), 0);
     }
 
     #[test]
     fn options_come_in_the_body_or_the_query() {
         let parse = |body: Value, query: &str| {
-            DeleteOptions::parse(&body, &params::Params::parse(Some(query))).map_err(|status| status.code)
+            DeleteOptions::parse(&body, &params::Params::parse(Some(query)))
+                .map_err(|status| status.code)
         };
-        let options = parse(json!({"gracePeriodSeconds": 3, "propagationPolicy": "Foreground",
-            "preconditions": {"uid": "u"}, "dryRun": ["All"]}), "").unwrap();
-        assert_eq!((options.grace_seconds, options.uid.as_str(), options.dry_run), (Some(3), "u", true));
+        let options = parse(
+            json!({"gracePeriodSeconds": 3, "propagationPolicy": "Foreground",
+            "preconditions": {"uid": "u"}, "dryRun": ["All"]}),
+            "",
+        )
+        .unwrap();
+        assert_eq!(
+            (options.grace_seconds, options.uid.as_str(), options.dry_run),
+            (Some(3), "u", true)
+        );
         assert_eq!(options.propagation, Some(Propagation::Foreground));
-        assert_eq!(parse(Value::Null, "gracePeriodSeconds=4").unwrap().grace_seconds, Some(4));
-        assert_eq!(parse(json!({"propagationPolicy": "Sideways"}), "").err(), Some(400));
-        assert_eq!(parse(json!({"gracePeriodSeconds": "x"}), "").err(), Some(400));
+        assert_eq!(
+            parse(Value::Null, "gracePeriodSeconds=4")
+                .unwrap()
+                .grace_seconds,
+            Some(4)
+        );
+        assert_eq!(
+            parse(json!({"propagationPolicy": "Sideways"}), "").err(),
+            Some(400)
+        );
+        assert_eq!(
+            parse(json!({"gracePeriodSeconds": "x"}), "").err(),
+            Some(400)
+        );
         assert_eq!(parse(json!({"kind": "Pod"}), "").err(), Some(400));
     }
 }

@@ -123,16 +123,26 @@ const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
 
 impl Continue {
     fn encode(revision: Revision, start: &str) -> String {
-        let token = Continue { v: CONTINUE_VERSION.to_owned(), rv: revision, start: start.to_owned() };
+        let token = Continue {
+            v: CONTINUE_VERSION.to_owned(),
+            rv: revision,
+            start: start.to_owned(),
+        };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
     fn decode(text: &str, prefix: &str) -> Result<Continue, Status> {
         let refused = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| refused("illegal base64 data"))?;
-        let token: Continue = serde_json::from_slice(&bytes).map_err(|_| refused("not a token of this server"))?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| refused("illegal base64 data"))?;
+        let token: Continue =
+            serde_json::from_slice(&bytes).map_err(|_| refused("not a token of this server"))?;
         if token.v != CONTINUE_VERSION {
-            return Err(refused(&format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(refused(&format!(
+                "server does not recognize this encoded version {:?}",
+                token.v
+            )));
         }
         if !token.start.starts_with(prefix) {
             return Err(refused("it belongs to another collection"));
@@ -142,7 +152,9 @@ impl Continue {
 }
 
 pub(crate) async fn list(caller: &Caller<'_>, request: &ListRequest) -> Result<Listing, Status> {
-    caller.authorize("list", &request.target, Some(&request.selection.fields))?;
+    caller
+        .authorize("list", &request.target, Some(&request.selection.fields))
+        .await?;
     collect(caller, request).await
 }
 
@@ -159,7 +171,11 @@ pub(crate) async fn collect(caller: &Caller<'_>, request: &ListRequest) -> Resul
     let mut items = Vec::new();
     let everything = request.selection.is_everything();
     loop {
-        let wanted = if request.limit == 0 { usize::MAX } else { request.limit - items.len() };
+        let wanted = if request.limit == 0 {
+            usize::MAX
+        } else {
+            request.limit - items.len()
+        };
         // One key more than fits tells whether there is more.
         let chunk = if everything && request.limit > 0 {
             wanted
@@ -168,11 +184,23 @@ pub(crate) async fn collect(caller: &Caller<'_>, request: &ListRequest) -> Resul
         } else {
             CHUNK
         };
-        let range = RangeRequest { start: start.clone(), end: end.clone(), revision, limit: chunk, keys_only: false };
-        let reply = caller.api.store.range(&range).map_err(|error| match error {
-            RangeError::Compacted { .. } if !request.continue_token.is_empty() => expired_token(&plan.start),
-            other => range_failure(other),
-        })?;
+        let range = RangeRequest {
+            start: start.clone(),
+            end: end.clone(),
+            revision,
+            limit: chunk,
+            keys_only: false,
+        };
+        let reply = caller
+            .api
+            .store
+            .range(&range)
+            .map_err(|error| match error {
+                RangeError::Compacted { .. } if !request.continue_token.is_empty() => {
+                    expired_token(&plan.start)
+                }
+                other => range_failure(other),
+            })?;
         let at = *revision.get_or_insert(reply.revision);
         let mut last_key = None;
         let mut full = false;
@@ -202,11 +230,20 @@ pub(crate) async fn collect(caller: &Caller<'_>, request: &ListRequest) -> Resul
             }
         }
         let more = reply.more || read < count;
-        if more && !full && let Some(last_key) = &last_key {
+        if more
+            && !full
+            && let Some(last_key) = &last_key
+        {
             start = after(last_key);
             continue;
         }
-        let mut listing = Listing { kind, revision: at, continue_token: String::new(), remaining: None, items };
+        let mut listing = Listing {
+            kind,
+            revision: at,
+            continue_token: String::new(),
+            remaining: None,
+            items,
+        };
         if more && let Some(last_key) = &last_key {
             let next = after(last_key);
             listing.continue_token = Continue::encode(at, &String::from_utf8_lossy(&next));
@@ -232,7 +269,10 @@ fn expired_token(start: &str) -> Status {
                    the remainder of the results. Continuing with the provided token results in an inconsistent list \
                    - objects that were created, modified, or deleted between the time the first chunk was returned \
                    and now may show up in the list.";
-    Status { details: Some(json!({ "continue": inconsistent })), ..Status::expired(message) }
+    Status {
+        details: Some(json!({ "continue": inconsistent })),
+        ..Status::expired(message)
+    }
 }
 
 /// At which revision a list reads, and from which key.
@@ -244,32 +284,54 @@ struct Plan {
 
 fn plan(request: &ListRequest, prefix: &str) -> Result<Plan, Status> {
     let version = parse_version(&request.resource_version)?;
-    let refused = |why: &str| Err(Status::bad_request(format!("resourceVersionMatch: Forbidden: {why}")));
+    let refused = |why: &str| {
+        Err(Status::bad_request(format!(
+            "resourceVersionMatch: Forbidden: {why}"
+        )))
+    };
     if !request.continue_token.is_empty() {
         if request.version_match != VersionMatch::Unset {
             return refused("resourceVersionMatch is forbidden when continue is provided");
         }
         if version.is_some_and(|version| version != 0) {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         let token = Continue::decode(&request.continue_token, prefix)?;
         let (freshness, exact) = match token.rv {
             0 => (Freshness::Linearizable, None),
             revision => (Freshness::NotOlderThan(revision), Some(revision)),
         };
-        return Ok(Plan { freshness, exact, start: token.start });
+        return Ok(Plan {
+            freshness,
+            exact,
+            start: token.start,
+        });
     }
     let start = prefix.to_owned();
-    let plan = |freshness, exact| Ok(Plan { freshness, exact, start: start.clone() });
+    let plan = |freshness, exact| {
+        Ok(Plan {
+            freshness,
+            exact,
+            start: start.clone(),
+        })
+    };
     match (version, request.version_match) {
         (None, VersionMatch::Unset) => plan(Freshness::Linearizable, None),
-        (None, _) => refused("resourceVersionMatch is forbidden unless resourceVersion is provided"),
+        (None, _) => {
+            refused("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        }
         (Some(0), VersionMatch::Exact) => {
             refused("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
         }
         (Some(0), _) => plan(Freshness::Any, None),
-        (Some(revision), VersionMatch::Exact) => plan(Freshness::NotOlderThan(revision), Some(revision)),
-        (Some(revision), VersionMatch::NotOlderThan) => plan(Freshness::NotOlderThan(revision), None),
+        (Some(revision), VersionMatch::Exact) => {
+            plan(Freshness::NotOlderThan(revision), Some(revision))
+        }
+        (Some(revision), VersionMatch::NotOlderThan) => {
+            plan(Freshness::NotOlderThan(revision), None)
+        }
         // A limited list at a version was exact before there was a way to say so.
         (Some(revision), VersionMatch::Unset) if request.limit > 0 => {
             plan(Freshness::NotOlderThan(revision), Some(revision))
@@ -286,9 +348,20 @@ mod tests {
     fn a_token_belongs_to_its_collection() {
         let token = Continue::encode(7, "/registry/pods/a/b\0");
         let decoded = Continue::decode(&token, "/registry/pods/a/").unwrap();
-        assert_eq!((decoded.rv, decoded.start.as_str()), (7, "/registry/pods/a/b\0"));
-        assert_eq!(Continue::decode(&token, "/registry/secrets/").unwrap_err().code, 400);
-        assert_eq!(Continue::decode("%%%", "/registry/pods/").unwrap_err().code, 400);
+        assert_eq!(
+            (decoded.rv, decoded.start.as_str()),
+            (7, "/registry/pods/a/b\0")
+        );
+        assert_eq!(
+            Continue::decode(&token, "/registry/secrets/")
+                .unwrap_err()
+                .code,
+            400
+        );
+        assert_eq!(
+            Continue::decode("%%%", "/registry/pods/").unwrap_err().code,
+            400
+        );
     }
 
     #[test]
@@ -301,14 +374,31 @@ mod tests {
                 limit,
                 ..ListRequest::of(target.clone())
             };
-            plan(&request, "/registry/pods/a/").map(|plan| (plan.freshness, plan.exact)).map_err(|status| status.code)
+            plan(&request, "/registry/pods/a/")
+                .map(|plan| (plan.freshness, plan.exact))
+                .map_err(|status| status.code)
         };
-        assert_eq!(at("", VersionMatch::Unset, 0), Ok((Freshness::Linearizable, None)));
+        assert_eq!(
+            at("", VersionMatch::Unset, 0),
+            Ok((Freshness::Linearizable, None))
+        );
         assert_eq!(at("0", VersionMatch::Unset, 5), Ok((Freshness::Any, None)));
-        assert_eq!(at("9", VersionMatch::Unset, 0), Ok((Freshness::NotOlderThan(9), None)));
-        assert_eq!(at("9", VersionMatch::Unset, 5), Ok((Freshness::NotOlderThan(9), Some(9))));
-        assert_eq!(at("9", VersionMatch::Exact, 0), Ok((Freshness::NotOlderThan(9), Some(9))));
-        assert_eq!(at("9", VersionMatch::NotOlderThan, 5), Ok((Freshness::NotOlderThan(9), None)));
+        assert_eq!(
+            at("9", VersionMatch::Unset, 0),
+            Ok((Freshness::NotOlderThan(9), None))
+        );
+        assert_eq!(
+            at("9", VersionMatch::Unset, 5),
+            Ok((Freshness::NotOlderThan(9), Some(9)))
+        );
+        assert_eq!(
+            at("9", VersionMatch::Exact, 0),
+            Ok((Freshness::NotOlderThan(9), Some(9)))
+        );
+        assert_eq!(
+            at("9", VersionMatch::NotOlderThan, 5),
+            Ok((Freshness::NotOlderThan(9), None))
+        );
         assert_eq!(at("0", VersionMatch::Exact, 0), Err(400));
         assert_eq!(at("", VersionMatch::Exact, 0), Err(400));
         assert_eq!(at("x", VersionMatch::Unset, 0), Err(400));

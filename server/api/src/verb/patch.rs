@@ -31,9 +31,20 @@ pub(crate) struct PatchRequest {
 }
 
 pub(crate) async fn patch(caller: &Caller<'_>, request: PatchRequest) -> Result<Outcome, Status> {
-    let PatchRequest { target, patch_type, patch, duplicates, options } = request;
-    caller.authorize("patch", &target, None)?;
-    let edit = Edit { caller, target: &target, options: &options, track: true };
+    let PatchRequest {
+        target,
+        patch_type,
+        patch,
+        duplicates,
+        options,
+    } = request;
+    caller.authorize("patch", &target, None).await?;
+    let edit = Edit {
+        caller,
+        target: &target,
+        options: &options,
+        track: true,
+    };
     let kind = target.kind;
     let mut warnings = Vec::new();
     if target.part() == "scale" {
@@ -79,18 +90,37 @@ pub(crate) struct ApplyRequest {
 }
 
 /// Server-side apply: creates the object where it is missing.
-pub(crate) async fn server_side(caller: &Caller<'_>, request: ApplyRequest) -> Result<Outcome, Status> {
-    let ApplyRequest { target, mut object, duplicates, options } = request;
-    caller.authorize("patch", &target, None)?;
+pub(crate) async fn server_side(
+    caller: &Caller<'_>,
+    request: ApplyRequest,
+) -> Result<Outcome, Status> {
+    let ApplyRequest {
+        target,
+        mut object,
+        duplicates,
+        options,
+    } = request;
+    caller.authorize("patch", &target, None).await?;
     if !object.is_object() {
         return Err(not_an_object(&object));
     }
     if target.part() == "scale" {
         let patch_type = PatchType::Merge;
-        return Box::pin(patch(caller, PatchRequest { target, patch_type, patch: object, duplicates, options })).await;
+        return Box::pin(patch(
+            caller,
+            PatchRequest {
+                target,
+                patch_type,
+                patch: object,
+                duplicates,
+                options,
+            },
+        ))
+        .await;
     }
     check_type(target.kind, &object)?;
-    let mut warnings = schema::check_parsed(target.kind, &mut object, duplicates, options.validation)?;
+    let mut warnings =
+        schema::check_parsed(target.kind, &mut object, duplicates, options.validation)?;
     inward(target.kind, &mut object);
     let kind = stored_kind(target.kind);
     if meta::name(&object).is_empty() {
@@ -103,22 +133,45 @@ pub(crate) async fn server_side(caller: &Caller<'_>, request: ApplyRequest) -> R
         )));
     }
     place(&target, &mut object)?;
-    let edit = Edit { caller, target: &target, options: &options, track: false };
+    let edit = Edit {
+        caller,
+        target: &target,
+        options: &options,
+        track: false,
+    };
     for attempt in 0..MAX_APPLY_ATTEMPTS {
         let result = change(caller, &target, options.dry_run, |current| {
             let now = caller.api.now();
             let (manager, force) = (&options.field_manager, options.force);
-            let new = apply::apply_subresource(kind, Some(current), &object, manager, target.part(), force, now)?;
+            let new = apply::apply_subresource(
+                kind,
+                Some(current),
+                &object,
+                manager,
+                target.part(),
+                force,
+                now,
+            )?;
             edit.propose(current, new, &mut warnings)
         })
         .await;
         match result {
-            Err(status) if status.code == 404 && target.part().is_empty() && is_missing(caller, &target)? => {}
+            Err(status)
+                if status.code == 404
+                    && target.part().is_empty()
+                    && is_missing(caller, &target)? => {}
             other => return outcome(&target, other?, warnings),
         }
-        caller.authorize("create", &target, None)?;
+        caller.authorize("create", &target, None).await?;
         let now = caller.api.now();
-        let new = apply::apply(kind, None, &object, &options.field_manager, options.force, now)?;
+        let new = apply::apply(
+            kind,
+            None,
+            &object,
+            &options.field_manager,
+            options.force,
+            now,
+        )?;
         let made = create_checked(caller, target.clone(), new, &options, Track::Applied).await;
         match made {
             // Someone else made it first: apply to that.

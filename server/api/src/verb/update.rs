@@ -21,8 +21,13 @@ pub(crate) struct UpdateRequest {
 }
 
 pub(crate) async fn update(caller: &Caller<'_>, request: UpdateRequest) -> Result<Outcome, Status> {
-    let UpdateRequest { target, mut object, duplicates, options } = request;
-    caller.authorize("update", &target, None)?;
+    let UpdateRequest {
+        target,
+        mut object,
+        duplicates,
+        options,
+    } = request;
+    caller.authorize("update", &target, None).await?;
     if !object.is_object() {
         return Err(not_an_object(&object));
     }
@@ -30,12 +35,19 @@ pub(crate) async fn update(caller: &Caller<'_>, request: UpdateRequest) -> Resul
         return update_scale(caller, target, object, duplicates, options).await;
     }
     check_type(target.kind, &object)?;
-    let mut warnings = schema::check_parsed(target.kind, &mut object, duplicates, options.validation)?;
+    let mut warnings =
+        schema::check_parsed(target.kind, &mut object, duplicates, options.validation)?;
     inward(target.kind, &mut object);
-    let edit = Edit { caller, target: &target, options: &options, track: true };
-    let changed =
-        change(caller, &target, options.dry_run, |current| edit.propose(current, object.clone(), &mut warnings))
-            .await?;
+    let edit = Edit {
+        caller,
+        target: &target,
+        options: &options,
+        track: true,
+    };
+    let changed = change(caller, &target, options.dry_run, |current| {
+        edit.propose(current, object.clone(), &mut warnings)
+    })
+    .await?;
     outcome(&target, changed, warnings)
 }
 
@@ -47,8 +59,16 @@ async fn update_scale(
     options: WriteOptions,
 ) -> Result<Outcome, Status> {
     let warnings = check_scale(&mut scale, duplicates, &options)?;
-    let edit = Edit { caller, target: &target, options: &options, track: true };
-    let changed = change(caller, &target, options.dry_run, |current| edit.propose_scale(current, &scale)).await?;
+    let edit = Edit {
+        caller,
+        target: &target,
+        options: &options,
+        track: true,
+    };
+    let changed = change(caller, &target, options.dry_run, |current| {
+        edit.propose_scale(current, &scale)
+    })
+    .await?;
     scale_outcome(changed, warnings)
 }
 
@@ -58,11 +78,21 @@ pub(crate) fn check_scale(
     options: &WriteOptions,
 ) -> Result<Vec<String>, Status> {
     check_type_of("autoscaling/v1", "Scale", scale)?;
-    schema::check_type("io.k8s.api.autoscaling.v1.Scale", "v1", scale, duplicates, options.validation)
+    schema::check_type(
+        "io.k8s.api.autoscaling.v1.Scale",
+        "v1",
+        scale,
+        duplicates,
+        options.validation,
+    )
 }
 
 /// What a write of an object answers with.
-pub(crate) fn outcome(target: &Target, changed: Changed, mut warnings: Vec<String>) -> Result<Outcome, Status> {
+pub(crate) fn outcome(
+    target: &Target,
+    changed: Changed,
+    mut warnings: Vec<String>,
+) -> Result<Outcome, Status> {
     // A decision that was made twice warned twice.
     let mut seen = Vec::new();
     warnings.retain(|warning| {
@@ -83,7 +113,12 @@ pub(crate) fn outcome(target: &Target, changed: Changed, mut warnings: Vec<Strin
             (Document::Value(value), true)
         }
     };
-    Ok(Outcome { document, warnings, created: false, deleted })
+    Ok(Outcome {
+        document,
+        warnings,
+        created: false,
+        deleted,
+    })
 }
 
 pub(crate) fn scale_outcome(changed: Changed, warnings: Vec<String>) -> Result<Outcome, Status> {
@@ -91,7 +126,10 @@ pub(crate) fn scale_outcome(changed: Changed, warnings: Vec<String>) -> Result<O
         Changed::Stored(stored) => stored.value()?,
         Changed::DryRun(value) | Changed::Deleted(value) => value,
     };
-    Ok(Outcome { warnings, ..Outcome::of(Document::Value(strategy::scale_of(&value))) })
+    Ok(Outcome {
+        warnings,
+        ..Outcome::of(Document::Value(strategy::scale_of(&value)))
+    })
 }
 
 /// Brings a wanted object (in stored form, types checked) through strategy, admission and validation.
@@ -133,7 +171,14 @@ impl Edit<'_> {
             _ => return Err(Status::method_not_allowed_here()),
         }
         if self.track {
-            apply::track(kind, Some(current), &mut new, &self.options.field_manager, part, now);
+            apply::track(
+                kind,
+                Some(current),
+                &mut new,
+                &self.options.field_manager,
+                part,
+                now,
+            );
         }
         // Nothing to check where nothing changes: rules may have been tightened since.
         if same(&new, current) {
@@ -152,7 +197,12 @@ impl Edit<'_> {
             return Err(Status::invalid(self.target.kind, &self.target.name, errors));
         }
         if part.is_empty() && !same_rules(&new, current) {
-            escalation::check(&self.caller.api.authorizer, self.caller.identity, kind, &new)?;
+            escalation::check(
+                &self.caller.api.authorizer,
+                self.caller.identity,
+                kind,
+                &new,
+            )?;
         }
         finish(self.caller, self.target, new, allocation)
     }
@@ -162,14 +212,23 @@ impl Edit<'_> {
         let mut named = scale.clone();
         self.check_identity(&mut named)?;
         check_preconditions(self.target.kind, current, meta::uid(scale), "")?;
-        let replicas = scale.get("spec").and_then(|spec| spec.get("replicas")).and_then(Value::as_i64).unwrap_or(0);
+        let replicas = scale
+            .get("spec")
+            .and_then(|spec| spec.get("replicas"))
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
         if replicas < 0 {
             let error = trireme_model::status::FieldError::invalid(
                 "spec.replicas",
                 replicas,
                 "must be greater than or equal to 0",
             );
-            return Err(Status::invalid_kind("autoscaling", "Scale", &self.target.name, vec![error]));
+            return Err(Status::invalid_kind(
+                "autoscaling",
+                "Scale",
+                &self.target.name,
+                vec![error],
+            ));
         }
         let version = meta::resource_version(scale);
         if !version.is_empty() && version != meta::resource_version(current) {
@@ -178,7 +237,14 @@ impl Edit<'_> {
         strategy::merge_scale(&mut new, scale);
         strategy::prepare_update(self.target.kind, &mut new, current);
         let manager = &self.options.field_manager;
-        apply::track(self.target.kind, Some(current), &mut new, manager, "scale", self.caller.api.now());
+        apply::track(
+            self.target.kind,
+            Some(current),
+            &mut new,
+            manager,
+            "scale",
+            self.caller.api.now(),
+        );
         if same(&new, current) {
             return Ok(Proposal::Unchanged);
         }
@@ -206,11 +272,16 @@ impl Edit<'_> {
 }
 
 fn same_rules(new: &Value, current: &Value) -> bool {
-    ["rules", "roleRef", "subjects", "aggregationRule"].iter().all(|field| new.get(field) == current.get(field))
+    ["rules", "roleRef", "subjects", "aggregationRule"]
+        .iter()
+        .all(|field| new.get(field) == current.get(field))
 }
 
 fn keep_all_but_ephemeral(new: &mut Value, current: &Value) {
-    let wanted = new.get("spec").and_then(|spec| spec.get("ephemeralContainers")).cloned();
+    let wanted = new
+        .get("spec")
+        .and_then(|spec| spec.get("ephemeralContainers"))
+        .cloned();
     *new = current.clone();
     if let Some(containers) = wanted {
         new["spec"]["ephemeralContainers"] = containers;
@@ -225,10 +296,16 @@ pub(crate) fn finish(
     allocation: Allocation,
 ) -> Result<Proposal, Status> {
     if !deletion_complete(target, &new) {
-        return Ok(Proposal::Put { object: new, allocation });
+        return Ok(Proposal::Put {
+            object: new,
+            allocation,
+        });
     }
     let allocation = service::allocate(caller.api, stored_kind(target.kind), Some(&new), None)?;
-    Ok(Proposal::Delete { last: new, allocation })
+    Ok(Proposal::Delete {
+        last: new,
+        allocation,
+    })
 }
 
 /// Marked for deletion, and nothing holds it any longer.

@@ -19,6 +19,7 @@ use super::list::{ListRequest, VersionMatch, collect};
 use super::{Caller, Selection, parse_version};
 use crate::api::Api;
 use crate::document::Document;
+use crate::metrics::Gauge;
 use crate::route::Target;
 use crate::store::{Freshness, prefix_range, range_failure};
 
@@ -46,8 +47,14 @@ pub(crate) struct WatchRequest {
 pub(crate) enum Item {
     /// An object that was there when the watch began.
     Initial(Document),
-    Event { event_type: EventType, shared: Arc<SharedEvent> },
-    Bookmark { revision: Revision, initial_events_end: bool },
+    Event {
+        event_type: EventType,
+        shared: Arc<SharedEvent>,
+    },
+    Bookmark {
+        revision: Revision,
+        initial_events_end: bool,
+    },
     /// The last item.
     Error(Status),
 }
@@ -67,15 +74,20 @@ pub(crate) struct Watching {
     told_revision: Revision,
     next_bookmark: Instant,
     deadline: Instant,
+    _counted: Gauge,
 }
 
 pub(crate) async fn watch(caller: &Caller<'_>, request: WatchRequest) -> Result<Watching, Status> {
-    caller.authorize("watch", &request.target, Some(&request.selection.fields))?;
+    caller
+        .authorize("watch", &request.target, Some(&request.selection.fields))
+        .await?;
     check_options(&request)?;
     let store = &caller.api.store;
     let version = parse_version(&request.resource_version)?;
     let kind = request.target.kind;
-    let wants_initial = request.send_initial_events.unwrap_or(version.unwrap_or(0) == 0);
+    let wants_initial = request
+        .send_initial_events
+        .unwrap_or(version.unwrap_or(0) == 0);
     let freshness = match version {
         None => Freshness::Linearizable,
         Some(0) => Freshness::Any,
@@ -112,9 +124,10 @@ pub(crate) async fn watch(caller: &Caller<'_>, request: WatchRequest) -> Result<
             None
         }
     };
-    let timeout = request.timeout.filter(|timeout| !timeout.is_zero()).unwrap_or_else(|| {
-        rand::rng().random_range(MIN_TIMEOUT..MAX_TIMEOUT)
-    });
+    let timeout = request
+        .timeout
+        .filter(|timeout| !timeout.is_zero())
+        .unwrap_or_else(|| rand::rng().random_range(MIN_TIMEOUT..MAX_TIMEOUT));
     let now = Instant::now();
     Ok(Watching {
         api: caller.api.clone(),
@@ -129,13 +142,19 @@ pub(crate) async fn watch(caller: &Caller<'_>, request: WatchRequest) -> Result<
         told_revision: after,
         next_bookmark: now + BOOKMARK_INTERVAL,
         deadline: now + timeout,
+        _counted: caller.api.metrics.watcher(),
     })
 }
 
 fn check_options(request: &WatchRequest) -> Result<(), Status> {
     let forbidden = |field: &str, why: &str| {
         let error = FieldError::forbidden(field, why);
-        Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![error]))
+        Err(Status::invalid_kind(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            vec![error],
+        ))
     };
     match (request.send_initial_events, request.version_match) {
         (Some(_), VersionMatch::NotOlderThan) | (None, VersionMatch::Unset) => Ok(()),
@@ -143,7 +162,10 @@ fn check_options(request: &WatchRequest) -> Result<(), Status> {
             "resourceVersionMatch",
             "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
         ),
-        (None, _) => forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+        (None, _) => forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
     }
 }
 
@@ -157,7 +179,10 @@ impl Watching {
         if self.mark_initial_end {
             self.mark_initial_end = false;
             self.told_revision = self.revision;
-            return Some(vec![Item::Bookmark { revision: self.revision, initial_events_end: true }]);
+            return Some(vec![Item::Bookmark {
+                revision: self.revision,
+                initial_events_end: true,
+            }]);
         }
         if let Some(status) = self.failure.take() {
             self.source = None;
@@ -166,7 +191,12 @@ impl Watching {
         loop {
             let source = self.source.as_mut()?;
             let wake = self.next_bookmark.min(self.deadline);
-            let batch = match tokio::time::timeout_at(wake, source.next()).await {
+            let happened = tokio::select! {
+                happened = tokio::time::timeout_at(wake, source.next()) => happened,
+                // Clients go on at another server at once, instead of being cut off when patience ends.
+                () = self.api.closing.cancelled() => return None,
+            };
+            let batch = match happened {
                 Ok(Some(Ok(batch))) => batch,
                 Ok(Some(Err(error))) => {
                     self.source = None;
@@ -182,7 +212,10 @@ impl Watching {
                     }
                     if self.bookmarks && self.revision > self.told_revision {
                         self.told_revision = self.revision;
-                        return Some(vec![Item::Bookmark { revision: self.revision, initial_events_end: false }]);
+                        return Some(vec![Item::Bookmark {
+                            revision: self.revision,
+                            initial_events_end: false,
+                        }]);
                     }
                     continue;
                 }

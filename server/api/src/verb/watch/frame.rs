@@ -12,9 +12,11 @@ use trireme_state::{Event, Revision};
 use crate::document::{Document, outward};
 use crate::store::Stored;
 
-/// Events kept for watchers that have yet to come to them. At some KB each this is a few MB, and covers
-/// about a second of the busiest cluster; a watcher further behind parses for itself.
+/// Events kept for watchers that have yet to come to them: about a second of the busiest cluster. A
+/// watcher further behind parses for itself.
 const MAX_EVENTS: usize = 2048;
+/// Bytes of the objects in them. What is made of them, parsed and written, takes some four times as much.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventType {
@@ -44,7 +46,13 @@ pub(crate) struct SharedEvent {
 
 impl SharedEvent {
     fn new(kind: &'static Kind, event: Arc<Event>) -> SharedEvent {
-        SharedEvent { kind, event, current: OnceLock::new(), previous: OnceLock::new(), frames: Default::default() }
+        SharedEvent {
+            kind,
+            event,
+            current: OnceLock::new(),
+            previous: OnceLock::new(),
+            frames: Default::default(),
+        }
     }
 
     pub fn event(&self) -> &Event {
@@ -63,14 +71,19 @@ impl SharedEvent {
 
     fn last(&self) -> Option<Stored> {
         let previous = self.event.previous.as_ref()?;
-        Some(Stored { raw: previous.value.clone(), mod_revision: self.event.kv.mod_revision })
+        Some(Stored {
+            raw: previous.value.clone(),
+            mod_revision: self.event.kv.mod_revision,
+        })
     }
 
     /// The object that an event of this type carries.
     pub fn document(&self, event_type: EventType) -> Result<Document, Status> {
         let stored = match event_type {
             EventType::Deleted => self.last().ok_or_else(|| {
-                Status::expired("too old resource version: the object before this event has been compacted")
+                Status::expired(
+                    "too old resource version: the object before this event has been compacted",
+                )
             })?,
             EventType::Added | EventType::Modified => Stored::new(&self.event.kv),
         };
@@ -102,7 +115,9 @@ fn parsed<'a>(
     stored: Option<Stored>,
 ) -> Result<Option<&'a Value>, Status> {
     if slot.get().is_none() {
-        let Some(stored) = stored else { return Ok(None) };
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
         let mut value = stored.value()?;
         outward(kind, &mut value);
         return Ok(Some(slot.get_or_init(|| value)));
@@ -110,31 +125,71 @@ fn parsed<'a>(
     Ok(slot.get())
 }
 
+/// Revision and key; the flag tells the second view of events apart.
+type EventKey = (Revision, Bytes, bool);
+
+#[derive(Default)]
+struct Kept {
+    /// Oldest revision first.
+    events: BTreeMap<EventKey, Arc<SharedEvent>>,
+    bytes: usize,
+}
+
 #[derive(Default)]
 pub(crate) struct FrameCache {
-    /// Oldest revision first; the flag tells the second view of events apart.
-    events: Mutex<BTreeMap<(Revision, Bytes, bool), Arc<SharedEvent>>>,
+    kept: Mutex<Kept>,
+}
+
+fn size(event: &Event) -> usize {
+    event.kv.value.len()
+        + event
+            .previous
+            .as_ref()
+            .map_or(0, |previous| previous.value.len())
 }
 
 impl FrameCache {
     pub fn share(&self, kind: &'static Kind, event: &Arc<Event>) -> Arc<SharedEvent> {
-        let key = (event.kv.mod_revision, event.kv.key.clone(), *kind == *kinds::EVENTS_EVENT);
+        let key = (
+            event.kv.mod_revision,
+            event.kv.key.clone(),
+            *kind == *kinds::EVENTS_EVENT,
+        );
         let fresh = || Arc::new(SharedEvent::new(kind, event.clone()));
-        let Ok(mut events) = self.events.lock() else { return fresh() };
-        if let Some(shared) = events.get(&key) {
+        let Ok(mut kept) = self.kept.lock() else {
+            return fresh();
+        };
+        if let Some(shared) = kept.events.get(&key) {
             return shared.clone();
         }
-        let oldest = events.first_key_value().map_or(0, |((revision, ..), _)| *revision);
-        if events.len() >= MAX_EVENTS && event.kv.mod_revision < oldest {
+        let oldest = kept
+            .events
+            .first_key_value()
+            .map_or(0, |((revision, ..), _)| *revision);
+        if kept.full() && event.kv.mod_revision < oldest {
             // A watcher that catches up must not push out what the others are about to read.
             return fresh();
         }
         let shared = fresh();
-        events.insert(key, shared.clone());
-        while events.len() > MAX_EVENTS {
-            events.pop_first();
+        kept.bytes += size(event);
+        kept.events.insert(key, shared.clone());
+        while kept.over() {
+            match kept.events.pop_first() {
+                Some((_, dropped)) => kept.bytes -= size(&dropped.event),
+                None => break,
+            }
         }
         shared
+    }
+}
+
+impl Kept {
+    fn full(&self) -> bool {
+        self.events.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES
+    }
+
+    fn over(&self) -> bool {
+        self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES
     }
 }
 
@@ -143,7 +198,11 @@ mod tests {
     use super::*;
     use trireme_state::{EventKind, KeyValue};
 
-    fn event(revision: Revision, value: &'static str, previous: Option<&'static str>) -> Arc<Event> {
+    fn event(
+        revision: Revision,
+        value: &'static str,
+        previous: Option<&'static str>,
+    ) -> Arc<Event> {
         let kv = |value: &'static str, mod_revision| KeyValue {
             key: "/registry/pods/a/b".into(),
             value: value.into(),
@@ -152,7 +211,11 @@ mod tests {
             version: 1,
         };
         Arc::new(Event {
-            kind: if value.is_empty() { EventKind::Delete } else { EventKind::Put },
+            kind: if value.is_empty() {
+                EventKind::Delete
+            } else {
+                EventKind::Put
+            },
             kv: kv(value, revision),
             previous: previous.map(|previous| kv(previous, revision - 1)),
         })
@@ -164,19 +227,40 @@ mod tests {
         let event = event(9, "", Some(r#"{"metadata":{"name":"b"},"kind":"Pod"}"#));
         let shared = cache.share(kinds::POD, &event);
         let line = shared.frame(EventType::Deleted).unwrap();
-        assert_eq!(line, "{\"type\":\"DELETED\",\"object\":{\"metadata\":{\"resourceVersion\":\"9\",\"name\":\"b\"},\"kind\":\"Pod\"}}\n");
+        assert_eq!(
+            line,
+            "{\"type\":\"DELETED\",\"object\":{\"metadata\":{\"resourceVersion\":\"9\",\"name\":\"b\"},\"kind\":\"Pod\"}}\n"
+        );
     }
 
     #[test]
     fn one_event_is_shared_and_old_ones_leave() {
         let cache = FrameCache::default();
         let first = event(1, r#"{"metadata":{"name":"b"}}"#, None);
-        assert!(Arc::ptr_eq(&cache.share(kinds::POD, &first), &cache.share(kinds::POD, &first)));
+        assert!(Arc::ptr_eq(
+            &cache.share(kinds::POD, &first),
+            &cache.share(kinds::POD, &first)
+        ));
         for revision in 2..=(MAX_EVENTS as u64 + 10) {
-            cache.share(kinds::POD, &event(revision, r#"{"metadata":{"name":"b"}}"#, None));
+            cache.share(
+                kinds::POD,
+                &event(revision, r#"{"metadata":{"name":"b"}}"#, None),
+            );
         }
-        assert_eq!(cache.events.lock().unwrap().len(), MAX_EVENTS);
+        assert_eq!(cache.kept.lock().unwrap().events.len(), MAX_EVENTS);
+        let bytes: usize = cache
+            .kept
+            .lock()
+            .unwrap()
+            .events
+            .values()
+            .map(|shared| size(shared.event()))
+            .sum();
+        assert_eq!(cache.kept.lock().unwrap().bytes, bytes);
         // Late watchers still get their event, uncached.
-        assert!(!Arc::ptr_eq(&cache.share(kinds::POD, &first), &cache.share(kinds::POD, &first)));
+        assert!(!Arc::ptr_eq(
+            &cache.share(kinds::POD, &first),
+            &cache.share(kinds::POD, &first)
+        ));
     }
 }
