@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 use trireme_state::{Event, Meta, Revision, in_range};
 
 /// Events kept in memory for watchers; whoever is further behind reads the store.
-const RECENT_BYTES: usize = 16 << 20;
+const RECENT_BYTES: usize = 8 << 20;
 /// Small events cost memory beyond their bytes.
-const RECENT_REVISIONS: usize = 16_384;
+const RECENT_REVISIONS: usize = 8192;
 
 /// Where applying stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,9 +21,9 @@ const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 
 /// Entries kept in memory besides those on disk: a few seconds of writes.
-const RECENT_BYTES: usize = 8 << 20;
+const RECENT_BYTES: usize = 4 << 20;
 /// Small entries cost memory beyond their bytes.
-const RECENT_ENTRIES: usize = 8192;
+const RECENT_ENTRIES: usize = 4096;
 /// In one message to a follower, unless a single entry is larger.
 const READ_BYTES: usize = 1 << 20;
 

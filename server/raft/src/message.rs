@@ -10,9 +10,6 @@ use trireme_state::Reply;
 use crate::entry::{SnapshotMeta, Types, Vote, decode, encode};
 use crate::member::Member;
 
-/// In the answer to every stream of entries, heartbeats among them, while the disk is low.
-pub const DISK_FULL_HEADER: &str = "trireme-disk-full";
-
 #[derive(Serialize, Deserialize)]
 pub enum VoteMessage {
     Vote(openraft::raft::VoteRequest<Types>),
@@ -68,7 +65,7 @@ pub enum ChangeAnswer {
 
 pub fn payload<T: Serialize>(message: &T) -> Result<Payload, Status> {
     match encode(message) {
-        Ok(data) => Ok(Payload { data }),
+        Ok(data) => Ok(Payload { data, ..Payload::default() }),
         Err(error) => Err(Status::internal(error.to_string())),
     }
 }

@@ -24,7 +24,7 @@ use crate::entry::{Types, Vote};
 use crate::link::{Link, Links, Purpose, not_sent};
 use crate::machine::{Snapshot, SnapshotData};
 use crate::member::Member;
-use crate::message::{DISK_FULL_HEADER, SnapshotHeader, VoteMessage, parse, payload};
+use crate::message::{SnapshotHeader, VoteMessage, parse, payload};
 use crate::timing::Timing;
 
 /// A piece of a snapshot's file.
@@ -46,7 +46,7 @@ impl Network {
 
     fn to(&self, target: u64, member: &Member, purpose: Purpose) -> PeerNetwork {
         let link = self.links.get(target, member, purpose);
-        PeerNetwork { link, timing: self.timing.clone() }
+        PeerNetwork { link, timing: self.timing.clone(), heartbeats: None }
     }
 }
 
@@ -57,6 +57,12 @@ impl RaftNetworkFactory<Types> for Network {
         self.to(target, member, Purpose::Log)
     }
 
+    async fn new_heartbeat_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
+        let mut network = self.to(target, member, Purpose::Log);
+        network.heartbeats = Some(None);
+        network
+    }
+
     async fn new_snapshot_client(&mut self, target: u64, member: &Member) -> PeerNetwork {
         self.to(target, member, Purpose::Snapshot)
     }
@@ -65,6 +71,14 @@ impl RaftNetworkFactory<Types> for Network {
 pub struct PeerNetwork {
     link: Arc<Link>,
     timing: Timing,
+    /// For heartbeats only: the stream that they share, while it works. Each of them on a stream
+    /// of its own would be most of what an idle leader does.
+    heartbeats: Option<Option<Heartbeats>>,
+}
+
+struct Heartbeats {
+    requests: tokio::sync::mpsc::Sender<Payload>,
+    answers: tonic::Streaming<Payload>,
 }
 
 type RpcError = RPCError<Types>;
@@ -91,6 +105,36 @@ impl PeerNetwork {
                 Err(RPCError::Network(NetworkError::new(&error)))
             }
         }
+    }
+
+    /// One heartbeat and its answer. Dropped half way, it leaves no stream behind whose next answer
+    /// would be to another heartbeat.
+    async fn heartbeat(
+        &mut self,
+        request: &AppendEntriesRequest<Types>,
+        option: &RPCOption,
+    ) -> Result<StreamAppendResult<Types>, RpcError> {
+        let request = payload(request).map_err(rpc_error)?;
+        let mut stream = match self.heartbeats.as_mut().and_then(Option::take) {
+            Some(stream) => stream,
+            None => {
+                let (requests, receiver) = tokio::sync::mpsc::channel(1);
+                let requests_out = tokio_stream::wrappers::ReceiverStream::new(receiver);
+                let mut client = self.link.client();
+                let answers = self.ask(option, client.append(requests_out)).await?.into_inner();
+                Heartbeats { requests, answers }
+            }
+        };
+        let ended = || rpc_error(Status::unavailable("the peer ended the stream of heartbeats"));
+        stream.requests.send(request).await.map_err(|_| ended())?;
+        let answer = stream.answers.message().await.map_err(rpc_error)?.ok_or_else(ended)?;
+        self.link.disk_full.store(answer.disk_full, Ordering::Release);
+        let result: StreamAppendResult<Types> = parse(&answer).map_err(rpc_error)?;
+        // The peer ends the stream after an error.
+        if result.is_ok() {
+            self.heartbeats = Some(Some(stream));
+        }
+        Ok(result)
     }
 
     async fn vote_message(
@@ -147,6 +191,10 @@ impl RaftNetworkV2<Types> for PeerNetwork {
             let Some(first) = input.next().await else {
                 return Ok(stream::empty().boxed());
             };
+            if self.heartbeats.is_some() && first.entries.is_empty() {
+                let result = self.heartbeat(&first, &option).await?;
+                return Ok(stream::iter([Ok(result)]).boxed());
+            }
             let requests = stream::once(async move { first }).chain(input);
             let payloads = requests.map(|request| {
                 payload(&request).unwrap_or_else(|status| {
@@ -156,11 +204,12 @@ impl RaftNetworkV2<Types> for PeerNetwork {
                 })
             });
             let mut client = self.link.client();
-            let answers = self.ask(&option, client.append(payloads)).await?;
-            let full = answers.metadata().contains_key(DISK_FULL_HEADER);
-            self.link.disk_full.store(full, Ordering::Release);
-            let results = answers.into_inner().map(|answer| {
-                answer.and_then(|answer| parse(&answer)).map_err(rpc_error)
+            let answers = self.ask(&option, client.append(payloads)).await?.into_inner();
+            let link = self.link.clone();
+            let results = answers.map(move |answer| {
+                let answer = answer.map_err(rpc_error)?;
+                link.disk_full.store(answer.disk_full, Ordering::Release);
+                parse(&answer).map_err(rpc_error)
             });
             Ok(results.boxed())
         }

@@ -251,12 +251,19 @@ impl Core {
     }
 
     pub async fn read_index_as_leader(&self) -> ReadAnswer {
-        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-            Ok((read, _)) => ReadAnswer::Index(read.index()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+        // A leader that has lost its quorum, or its leadership, will not be confirmed any more.
+        let limit = self.timing.election();
+        let confirmed = self.raft.get_read_log_id(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(limit, confirmed).await {
+            Ok(Ok((read, _))) => ReadAnswer::Index(read.index()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
                 ReadAnswer::NotLeader { leader: to.leader_id }
             }
-            Err(error) => ReadAnswer::Failed { why: error.to_string() },
+            Ok(Err(error)) => ReadAnswer::Failed { why: error.to_string() },
+            Err(_) => {
+                let why = format!("no quorum answered within {} ms", limit.as_millis());
+                ReadAnswer::Failed { why }
+            }
         }
     }
 }

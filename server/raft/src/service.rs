@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::stream::{self, Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 use trireme_proto::raft::raft_server::{Raft, RaftServer};
 use trireme_proto::raft::{Payload, SnapshotChunk};
@@ -17,7 +16,7 @@ use crate::entry::Types;
 use crate::link::MAX_MESSAGE_BYTES;
 use crate::machine::Snapshot;
 use crate::message::{
-    ChangeMessage, DISK_FULL_HEADER, ProposeMessage, SnapshotHeader, VoteMessage, parse, payload,
+    ChangeMessage, ProposeMessage, SnapshotHeader, VoteMessage, parse, payload,
 };
 use crate::replica::Core;
 
@@ -80,19 +79,16 @@ impl Raft for RaftService {
             };
             std::future::ready(accepted)
         });
-        let answers = self.core.raft.stream_append(requests).map(|answer| match answer {
-            Ok(answer) => payload(&answer),
-            Err(fatal) => Err(internal(fatal)),
+        let space = self.core.space.clone();
+        let answers = self.core.raft.stream_append(requests).map(move |answer| {
+            let answer = payload(&answer.map_err(internal)?)?;
+            Ok(Payload { disk_full: space.low(), ..answer })
         });
         let refusal = stream::once(async move {
             refused.load(Ordering::Acquire).then(|| Err(Status::resource_exhausted("disk full")))
         });
         let answers = answers.chain(refusal.filter_map(std::future::ready));
-        let mut response = Response::new(Box::pin(answers) as Self::AppendStream);
-        if self.core.space.low() {
-            response.metadata_mut().insert(DISK_FULL_HEADER, MetadataValue::from_static("1"));
-        }
-        Ok(response)
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
@@ -102,7 +98,7 @@ impl Raft for RaftService {
         let mut chunks = request.into_inner();
         let cut = || Status::invalid_argument("the snapshot ended early");
         let first = chunks.message().await?.ok_or_else(cut)?;
-        let header: SnapshotHeader = parse(&Payload { data: first.header })?;
+        let header: SnapshotHeader = parse(&Payload { data: first.header, ..Payload::default() })?;
         let mut incoming = self.core.engine.receive().map_err(internal)?;
         loop {
             let chunk = chunks.message().await?.ok_or_else(cut)?;

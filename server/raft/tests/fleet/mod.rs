@@ -100,15 +100,19 @@ impl Fleet {
     /// Three voters, with server 1 the first leader.
     pub async fn of_three(timing: Timing) -> Fleet {
         let mut fleet = Fleet::new(timing);
-        fleet.start(1).await;
-        fleet.at(1).initialize(BTreeMap::from([(1, fleet.members[&1].clone())])).await.unwrap();
-        until(fleet.at(1), "server 1 leads", |status| status.leader == Some(1)).await;
-        for id in [2, 3] {
-            fleet.start(id).await;
-            fleet.at(1).add_learner(id, fleet.members[&id].clone()).await.unwrap();
-            fleet.at(1).promote(id).await.unwrap();
-        }
+        fleet.form_three().await;
         fleet
+    }
+
+    pub async fn form_three(&mut self) {
+        self.start(1).await;
+        self.at(1).initialize(BTreeMap::from([(1, self.members[&1].clone())])).await.unwrap();
+        until(self.at(1), "server 1 leads", |status| status.leader == Some(1)).await;
+        for id in [2, 3] {
+            self.start(id).await;
+            self.at(1).add_learner(id, self.members[&id].clone()).await.unwrap();
+            self.at(1).promote(id).await.unwrap();
+        }
     }
 
     pub fn path(&self, id: u64) -> PathBuf {
