@@ -221,6 +221,10 @@ impl Quantity {
     }
 
     /// The sum, in the first operand's format unless that is zero.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it saturates, which an operator would hide"
+    )]
     pub fn add(self, other: Quantity) -> Quantity {
         Quantity {
             nanos: self.nanos.saturating_add(other.nanos),
@@ -229,6 +233,10 @@ impl Quantity {
     }
 
     /// The difference, in the first operand's format unless that is zero.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it saturates, which an operator would hide"
+    )]
     pub fn sub(self, other: Quantity) -> Quantity {
         Quantity {
             nanos: self.nanos.saturating_sub(other.nanos),

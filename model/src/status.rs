@@ -146,12 +146,12 @@ impl Status {
     }
 
     /// For a path outside resources, such as `/metrics`.
-    pub fn forbidden_path(path: &str, why: &str) -> Status {
+    pub fn forbidden_path(why: &str) -> Status {
         Status::new(
             403,
             "Forbidden",
             format!("forbidden: {why}"),
-            Some(json!({"causes": [{"message": path}]})),
+            Some(json!({})),
         )
     }
 

@@ -186,6 +186,9 @@ fn prepare_metadata(kind: &Kind, new: &mut Value, old: &Value) {
     map.insert("kind".to_owned(), kind.kind.into());
     let stored = old.get("metadata");
     let metadata = metadata_mut(new);
+    if !kind.namespaced {
+        metadata.remove("namespace");
+    }
     for field in SERVER_METADATA {
         match stored.and_then(|stored| stored.get(field)) {
             Some(value) => metadata.insert(field.to_owned(), value.clone()),

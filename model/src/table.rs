@@ -47,7 +47,7 @@ pub fn table(
     now: jiff::Timestamp,
     list_meta: Value,
 ) -> Value {
-    let definitions: Vec<Value> = columns(kind).iter().map(Column::to_json).collect();
+    let definitions: Vec<Value> = columns(kind).iter().copied().map(Column::to_json).collect();
     let rows: Vec<Value> = items
         .iter()
         .map(|item| row(kind, item, include, now))

@@ -8,9 +8,11 @@ mod cluster;
 mod config;
 mod container;
 mod endpoints;
+mod environment;
 mod metadata;
 pub mod name;
 mod pod;
+mod probe;
 mod rbac;
 mod resources;
 mod scheduling;
@@ -46,7 +48,7 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
 /// Faults of a changed object: those it has, and changes its kind does not allow.
 pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    metadata::update(kind, new, old, &mut errors);
+    metadata::update(new, old, &mut errors);
     contents(kind, new, &mut errors);
     if *kind == *kinds::POD {
         pod::update(new, old, &mut errors);
@@ -84,7 +86,7 @@ pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
 /// Faults of a changed status. Everything beside the status is as stored already.
 pub fn status_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    metadata::update(kind, new, old, &mut errors);
+    metadata::update(new, old, &mut errors);
     if *kind == *kinds::DEPLOYMENT || *kind == *kinds::REPLICA_SET {
         workload::status(&new["status"], &mut errors);
     } else if *kind == *kinds::POD {
@@ -99,7 +101,7 @@ pub fn status_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
 /// Faults of a change made through `pods/ephemeralcontainers`: existing ones stay as they are.
 pub fn ephemeral_containers_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    metadata::update(kinds::POD, new, old, &mut errors);
+    metadata::update(new, old, &mut errors);
     contents(kinds::POD, new, &mut errors);
     pod::ephemeral_update(new, old, &mut errors);
     errors

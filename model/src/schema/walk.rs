@@ -120,9 +120,11 @@ impl Walk {
         root: bool,
     ) -> Result<(), String> {
         let mut dropped: Vec<String> = Vec::new();
+        // Options name their own type also where they are part of an object (an Eviction's).
+        let typed = root || tree().types[index].name.ends_with(".DeleteOptions");
         for (name, value) in map.iter_mut() {
             let Some(field) = tree().field(index, name) else {
-                if !(root && (name == "apiVersion" || name == "kind")) {
+                if !(typed && (name == "apiVersion" || name == "kind")) {
                     let mut path = self.full_path();
                     push_name(&mut path, name);
                     self.unknown.push(path);
@@ -299,7 +301,7 @@ fn push_name(path: &mut String, name: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FieldValidation, check};
+    use super::super::{FieldValidation, check, check_type};
     use crate::kinds;
     use serde_json::json;
 

@@ -18,7 +18,7 @@ pub struct Column {
 }
 
 impl Column {
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(self) -> Value {
         json!({
             "name": self.name,
             "type": self.cell_type,

@@ -77,11 +77,9 @@ pub fn secret(object: &Value, errors: &mut Errors) {
         }
         "kubernetes.io/dockercfg" => docker_config(data, ".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => docker_config(data, ".dockerconfigjson", errors),
-        "kubernetes.io/basic-auth" => {
-            if data["username"].is_null() && data["password"].is_null() {
-                errors.push(FieldError::required("data[username]", ""));
-                errors.push(FieldError::required("data[password]", ""));
-            }
+        "kubernetes.io/basic-auth" if data["username"].is_null() && data["password"].is_null() => {
+            errors.push(FieldError::required("data[username]", ""));
+            errors.push(FieldError::required("data[password]", ""));
         }
         "kubernetes.io/ssh-auth" => required("ssh-privatekey", errors),
         "kubernetes.io/tls" => {

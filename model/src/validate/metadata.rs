@@ -68,7 +68,7 @@ pub fn create(kind: &Kind, object: &Value, errors: &mut Errors) {
     contents(object, errors);
 }
 
-pub fn update(kind: &Kind, new: &Value, old: &Value, errors: &mut Errors) {
+pub fn update(new: &Value, old: &Value, errors: &mut Errors) {
     for field in [
         "name",
         "namespace",
@@ -77,7 +77,7 @@ pub fn update(kind: &Kind, new: &Value, old: &Value, errors: &mut Errors) {
         "deletionTimestamp",
     ] {
         let (before, after) = (&old["metadata"][field], &new["metadata"][field]);
-        if before != after && !(field == "namespace" && !kind.namespaced) {
+        if before != after {
             errors.push(FieldError::invalid(
                 format!("metadata.{field}"),
                 after.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Errors, container, items, metadata, name, one_of, text};
+use super::{Errors, items, metadata, name, one_of, probe, text};
 use crate::status::FieldError;
 
 /// A day, the longest that a client stays with one endpoint.
@@ -94,7 +94,7 @@ fn ports(spec: &Value, errors: &mut Errors) {
         }
         one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors);
         if !port["targetPort"].is_null() {
-            container::port_reference(&port["targetPort"], &format!("{path}.targetPort"), errors);
+            probe::port_reference(&port["targetPort"], &format!("{path}.targetPort"), errors);
         }
         let protocol = text(port, "protocol");
         if !numbers.insert((protocol, number)) {
@@ -222,10 +222,9 @@ fn policies(spec: &Value, kind: &str, errors: &mut Errors) {
         }
     }
     let external = !items(&spec["externalIPs"]).is_empty();
-    if !text(spec, "externalTrafficPolicy").is_empty()
-        && !matches!(kind, "NodePort" | "LoadBalancer")
-        && !(kind == "ClusterIP" && external)
-    {
+    let reached_from_outside =
+        matches!(kind, "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external);
+    if !text(spec, "externalTrafficPolicy").is_empty() && !reached_from_outside {
         let policy = text(spec, "externalTrafficPolicy");
         let detail = "may only be set for externally-accessible services";
         errors.push(FieldError::invalid(

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::container::{field_reference, no_upward, relative_path, resource_reference};
+use super::container::{no_upward, relative_path};
+use super::environment::{field_reference, resource_reference};
 use super::{Errors, items, name, text};
 use crate::quantity::Quantity;
 use crate::status::FieldError;
