@@ -27,8 +27,10 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     match arguments.what {
         What::Store(options) => runtime.block_on(store::run(options)),
         What::StoreMember(options) => runtime.block_on(store::member::run(options)),

@@ -48,11 +48,15 @@ pub struct Options {
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let data = tempfile::Builder::new().prefix("bench-store-").tempdir_in(&options.directory)?;
+    let data = tempfile::Builder::new()
+        .prefix("bench-store-")
+        .tempdir_in(&options.directory)?;
     let ours = Cluster::start(System::Trireme, data.path()).await?;
     let mut systems = vec![ours];
     if !options.alone {
-        let etcd = System::Etcd { program: options.etcd.clone() };
+        let etcd = System::Etcd {
+            program: options.etcd.clone(),
+        };
         systems.insert(0, Cluster::start(etcd, data.path()).await?);
     }
     let mut results = Vec::new();
@@ -74,7 +78,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let names: Vec<&str> = systems.iter().map(Cluster::name).collect();
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&table::json(&names, &results))?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&table::json(&names, &results))?
+        );
     } else {
         println!("{}", table::text(&names, &results, &options));
     }

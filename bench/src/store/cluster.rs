@@ -53,11 +53,19 @@ impl Cluster {
         for n in 0..3 {
             let mut command = match &system {
                 System::Etcd { program } => {
-                    let cluster: Vec<String> =
-                        (0..3).map(|n| format!("m{n}=http://{}", peers[n])).collect();
+                    let cluster: Vec<String> = (0..3)
+                        .map(|n| format!("m{n}=http://{}", peers[n]))
+                        .collect();
                     let mut command = Command::new(program);
                     command
-                        .args(["--name", &format!("m{n}"), "--logger", "zap", "--log-level", "error"])
+                        .args([
+                            "--name",
+                            &format!("m{n}"),
+                            "--logger",
+                            "zap",
+                            "--log-level",
+                            "error",
+                        ])
                         .args(["--initial-cluster", &cluster.join(",")])
                         .args(["--initial-cluster-state", "new"])
                         .args(["--data-dir", &format!("{}/etcd-{n}", data.display())]);
@@ -84,11 +92,22 @@ impl Cluster {
             };
             // What it says goes beside its data; etcd is talkative whatever it is told.
             let log = std::fs::File::create(data.join(format!("{}-{n}.log", system.name())))?;
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-            let process = command.spawn().with_context(|| format!("starting {command:?}"))?;
-            members.push(Member { process, client_address: format!("http://{}", clients[n]) });
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log);
+            let process = command
+                .spawn()
+                .with_context(|| format!("starting {command:?}"))?;
+            members.push(Member {
+                process,
+                client_address: format!("http://{}", clients[n]),
+            });
         }
-        let cluster = Cluster { name: system.name(), members };
+        let cluster = Cluster {
+            name: system.name(),
+            members,
+        };
         cluster.leader().await?;
         Ok(cluster)
     }
@@ -98,7 +117,10 @@ impl Cluster {
     }
 
     pub fn addresses(&self) -> Vec<String> {
-        self.members.iter().map(|member| member.client_address.clone()).collect()
+        self.members
+            .iter()
+            .map(|member| member.client_address.clone())
+            .collect()
     }
 
     /// The client address of the member that leads.
@@ -112,17 +134,27 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        bail!("{} has no leader after {} s", self.name, START_LIMIT.as_secs())
+        bail!(
+            "{} has no leader after {} s",
+            self.name,
+            START_LIMIT.as_secs()
+        )
     }
 
     /// CPU time that all members have used.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        self.members.iter().map(|member| cpu_of(member.process.id())).sum()
+        self.members
+            .iter()
+            .map(|member| cpu_of(member.process.id()))
+            .sum()
     }
 
     /// Memory that all members hold, in bytes.
     pub fn memory(&self) -> anyhow::Result<u64> {
-        self.members.iter().map(|member| memory_of(member.process.id())).sum()
+        self.members
+            .iter()
+            .map(|member| memory_of(member.process.id()))
+            .sum()
     }
 
     pub fn stop(self) {}
@@ -130,15 +162,22 @@ impl Cluster {
 
 async fn leads(address: &str) -> anyhow::Result<bool> {
     let channel = Channel::from_shared(address.to_owned())?.connect().await?;
-    let status = MaintenanceClient::new(channel).status(StatusRequest {}).await?.into_inner();
+    let status = MaintenanceClient::new(channel)
+        .status(StatusRequest {})
+        .await?
+        .into_inner();
     let ResponseHeader { member_id, .. } = status.header.unwrap_or_default();
     Ok(member_id != 0 && status.leader == member_id)
 }
 
 fn free_addresses() -> anyhow::Result<Vec<std::net::SocketAddr>> {
-    let listeners: Vec<TcpListener> =
-        (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    Ok(listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
+    let listeners: Vec<TcpListener> = (0..3)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    Ok(listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?)
 }
 
 fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
@@ -154,7 +193,10 @@ fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
 
 fn memory_of(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .context("VmRSS")?;
     let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
     Ok(kib << 10)
 }

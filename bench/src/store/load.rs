@@ -34,12 +34,24 @@ pub struct Measured {
 
 impl Load {
     pub async fn run(&self, cluster: &Cluster, spread: bool) -> anyhow::Result<Measured> {
-        let addresses =
-            if spread { cluster.addresses() } else { vec![cluster.leader().await?] };
+        let addresses = if spread {
+            cluster.addresses()
+        } else {
+            vec![cluster.leader().await?]
+        };
         let mut connections = Vec::new();
-        for n in 0..self.clients.div_ceil(CLIENTS_PER_CONNECTION).max(addresses.len()) {
+        for n in 0..self
+            .clients
+            .div_ceil(CLIENTS_PER_CONNECTION)
+            .max(addresses.len())
+        {
             let address = addresses[n % addresses.len()].clone();
-            connections.push(Endpoint::from_shared(address)?.tcp_nodelay(true).connect().await?);
+            connections.push(
+                Endpoint::from_shared(address)?
+                    .tcp_nodelay(true)
+                    .connect()
+                    .await?,
+            );
         }
         let value = Bytes::from(vec![b'v'; self.value_bytes]);
         let start = Instant::now() + WARM_UP;
@@ -48,7 +60,13 @@ impl Load {
         for n in 0..self.clients {
             let connection = connections[n % connections.len()].clone();
             let prefix = format!("{}/{n}", self.prefix);
-            clients.push(tokio::spawn(client(connection, prefix, value.clone(), start, end)));
+            clients.push(tokio::spawn(client(
+                connection,
+                prefix,
+                value.clone(),
+                start,
+                end,
+            )));
         }
         tokio::time::sleep_until(start.into()).await;
         let cpu_before = cluster.cpu()?;
@@ -59,7 +77,11 @@ impl Load {
             latencies.extend(client.await??);
         }
         latencies.sort_unstable();
-        anyhow::ensure!(!latencies.is_empty(), "{}: nothing was written", cluster.name());
+        anyhow::ensure!(
+            !latencies.is_empty(),
+            "{}: nothing was written",
+            cluster.name()
+        );
         let at = |share: f64| {
             let index = ((latencies.len() - 1) as f64 * share) as usize;
             latencies[index].as_secs_f64() * 1e3
@@ -89,7 +111,12 @@ async fn client(
             break;
         }
         let key = Bytes::from(format!("{prefix}/{n:08}"));
-        client.put(PutRequest { key, value: value.clone() }).await?;
+        client
+            .put(PutRequest {
+                key,
+                value: value.clone(),
+            })
+            .await?;
         if began >= start {
             latencies.push(began.elapsed());
         }

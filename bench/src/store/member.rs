@@ -7,9 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use trireme_raft::{
-    Member, Replica, ReplicaConfig, Storage, TcpDial, Timing, serve_listener,
-};
+use trireme_raft::{Member, Replica, ReplicaConfig, Storage, TcpDial, Timing, serve_listener};
 use trireme_state::{Command, Operation, Reply, Txn};
 
 use super::wire::kv_server::{Kv, KvServer};
@@ -35,7 +33,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ..Member::default()
     };
     let members = (1..).zip(options.peers.iter().map(member)).collect();
-    let index = usize::try_from(options.id)?.checked_sub(1).context("ids start at 1")?;
+    let index = usize::try_from(options.id)?
+        .checked_sub(1)
+        .context("ids start at 1")?;
     let peer_address = options.peers.get(index).context("more ids than peers")?;
     // Plain TCP between members, as etcd has it in this comparison.
     let replica = Replica::open(ReplicaConfig {
@@ -83,7 +83,10 @@ impl Kv for Api {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let PutRequest { key, value } = request.into_inner();
         let success = vec![Operation::Put { key, value }];
-        let command = Command::Txn(Txn { success, ..Txn::default() });
+        let command = Command::Txn(Txn {
+            success,
+            ..Txn::default()
+        });
         match self.replica.propose(command).await {
             Ok(Reply::Txn(reply)) => {
                 let header = Some(self.header(reply.revision));

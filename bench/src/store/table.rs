@@ -15,7 +15,11 @@ pub struct Row {
 
 pub fn text(names: &[&str], rows: &[Row], options: &Options) -> String {
     let mut out = String::new();
-    let to = if options.spread { "all members" } else { "the leader" };
+    let to = if options.spread {
+        "all members"
+    } else {
+        "the leader"
+    };
     let _ = writeln!(
         out,
         "puts of {} bytes, three members with fsync, clients on {to}; median of {} x {} s",

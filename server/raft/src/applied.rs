@@ -35,7 +35,11 @@ impl Happened {
             2 * event.kv.key.len() + event.kv.value.len() + previous + 128
         });
         let bytes = bytes.sum();
-        Happened { revision, events: events.into_iter().map(Arc::new).collect(), bytes }
+        Happened {
+            revision,
+            events: events.into_iter().map(Arc::new).collect(),
+            bytes,
+        }
     }
 }
 
@@ -69,7 +73,10 @@ struct Recent {
 /// What a watcher finds in memory.
 pub enum Look {
     /// Matching revisions, and up to where that is all.
-    Found { happened: Vec<Arc<Happened>>, through: Revision },
+    Found {
+        happened: Vec<Arc<Happened>>,
+        through: Revision,
+    },
     /// It is too far behind for memory.
     Behind,
     Closed,
@@ -77,9 +84,16 @@ pub enum Look {
 
 impl Applied {
     pub fn new(index: u64, meta: Meta) -> Applied {
-        let progress = Progress { index, revision: meta.revision, compacted: meta.compacted };
-        let recent =
-            Recent { since: meta.revision, newest: meta.revision, ..Recent::default() };
+        let progress = Progress {
+            index,
+            revision: meta.revision,
+            compacted: meta.compacted,
+        };
+        let recent = Recent {
+            since: meta.revision,
+            newest: meta.revision,
+            ..Recent::default()
+        };
         Applied {
             progress: tokio::sync::watch::Sender::new(progress),
             recent: Mutex::new(recent),
@@ -87,7 +101,9 @@ impl Applied {
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.recent
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub fn progress(&self) -> Progress {
@@ -109,7 +125,9 @@ impl Applied {
                         .iter()
                         .any(|event| in_range(&event.kv.key, &watcher.start, &watcher.end));
                     if matches {
-                        watcher.first_match.fetch_min(happened.revision, Ordering::AcqRel);
+                        watcher
+                            .first_match
+                            .fetch_min(happened.revision, Ordering::AcqRel);
                         watcher.wake.notify_one();
                     }
                 }
@@ -118,12 +136,18 @@ impl Applied {
             }
             recent.newest = meta.revision;
             while recent.bytes > RECENT_BYTES || recent.happened.len() > RECENT_REVISIONS {
-                let Some(oldest) = recent.happened.pop_front() else { break };
+                let Some(oldest) = recent.happened.pop_front() else {
+                    break;
+                };
                 recent.bytes -= oldest.bytes;
                 recent.since = oldest.revision;
             }
         }
-        let progress = Progress { index, revision: meta.revision, compacted: meta.compacted };
+        let progress = Progress {
+            index,
+            revision: meta.revision,
+            compacted: meta.compacted,
+        };
         self.progress.send_replace(progress);
     }
 
@@ -140,7 +164,11 @@ impl Applied {
                 watcher.wake.notify_one();
             }
         }
-        let progress = Progress { index, revision: meta.revision, compacted: meta.compacted };
+        let progress = Progress {
+            index,
+            revision: meta.revision,
+            compacted: meta.compacted,
+        };
         self.progress.send_replace(progress);
     }
 
@@ -186,14 +214,19 @@ impl Applied {
         let first_match = watcher.first_match.swap(u64::MAX, Ordering::AcqRel);
         if after >= newest || first_match == u64::MAX {
             // A watcher may wait for a revision that this replica has not reached.
-            return Look::Found { happened: Vec::new(), through: after.max(newest) };
+            return Look::Found {
+                happened: Vec::new(),
+                through: after.max(newest),
+            };
         }
         if after < recent.since {
             watcher.first_match.fetch_min(first_match, Ordering::AcqRel);
             return Look::Behind;
         }
         let from = after.max(first_match.saturating_sub(1));
-        let skip = recent.happened.partition_point(|happened| happened.revision <= from);
+        let skip = recent
+            .happened
+            .partition_point(|happened| happened.revision <= from);
         let mut found = Vec::new();
         for happened in recent.happened.iter().skip(skip) {
             let matches = happened
@@ -204,11 +237,19 @@ impl Applied {
                 continue;
             }
             if found.len() == limit {
-                watcher.first_match.fetch_min(happened.revision, Ordering::AcqRel);
-                return Look::Found { happened: found, through: happened.revision - 1 };
+                watcher
+                    .first_match
+                    .fetch_min(happened.revision, Ordering::AcqRel);
+                return Look::Found {
+                    happened: found,
+                    through: happened.revision - 1,
+                };
             }
             found.push(happened.clone());
         }
-        Look::Found { happened: found, through: newest }
+        Look::Found {
+            happened: found,
+            through: newest,
+        }
     }
 }

@@ -29,7 +29,9 @@ struct State {
 
 impl Barrier {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Waits for a confirmation that begins after this call.
@@ -40,8 +42,10 @@ impl Barrier {
     {
         let mut result = {
             let mut state = self.state();
-            let result =
-                state.next.get_or_insert_with(|| watch::Sender::new(None)).subscribe();
+            let result = state
+                .next
+                .get_or_insert_with(|| watch::Sender::new(None))
+                .subscribe();
             if !state.running {
                 state.running = true;
                 let barrier = self.clone();

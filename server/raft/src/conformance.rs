@@ -25,5 +25,7 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openrafts_suite_passes() {
-    Suite::<Types, LogStore, Machine, Builder, TempDir>::test_all(Builder).await.unwrap();
+    Suite::<Types, LogStore, Machine, Builder, TempDir>::test_all(Builder)
+        .await
+        .unwrap();
 }

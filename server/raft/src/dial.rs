@@ -31,8 +31,14 @@ pub struct TlsDial {
 impl TlsDial {
     /// The certificate of the other side must be valid, by `config`, for `server_name`; where that
     /// is `None`, for the host of its peer address.
-    pub fn new(config: Arc<rustls::ClientConfig>, server_name: Option<ServerName<'static>>) -> Self {
-        TlsDial { connector: config.into(), server_name }
+    pub fn new(
+        config: Arc<rustls::ClientConfig>,
+        server_name: Option<ServerName<'static>>,
+    ) -> Self {
+        TlsDial {
+            connector: config.into(),
+            server_name,
+        }
     }
 }
 

@@ -28,10 +28,21 @@ pub enum Column {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    Put { column: Column, key: Bytes, value: Bytes },
-    Delete { column: Column, key: Bytes },
+    Put {
+        column: Column,
+        key: Bytes,
+        value: Bytes,
+    },
+    Delete {
+        column: Column,
+        key: Bytes,
+    },
     /// From `start` (included) to `end` (excluded).
-    DeleteRange { column: Column, start: Bytes, end: Bytes },
+    DeleteRange {
+        column: Column,
+        start: Bytes,
+        end: Bytes,
+    },
 }
 
 /// Told once, from any thread, how it went.

@@ -55,9 +55,10 @@ pub enum WatchError {
 impl From<RangeError> for WatchError {
     fn from(error: RangeError) -> Self {
         match error {
-            RangeError::Compacted { requested, oldest } => {
-                WatchError::Compacted { after: requested, oldest }
-            }
+            RangeError::Compacted { requested, oldest } => WatchError::Compacted {
+                after: requested,
+                oldest,
+            },
             other => WatchError::Storage(other.to_string()),
         }
     }

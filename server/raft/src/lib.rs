@@ -15,8 +15,8 @@
 //! connections the [`service`](Replica::service) is mounted on. No task blocks on the disk, and
 //! nothing here starts threads but the engine.
 //!
-//! Deliberately not here: what the keys mean, TLS identities, and the decision to change the
-//! membership.
+//! Deliberately not here: what the keys mean, TLS identities, and the decisions to change the
+//! membership and to compact.
 
 pub mod dial;
 pub mod engine;

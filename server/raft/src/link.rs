@@ -73,12 +73,21 @@ pub enum Purpose {
 
 impl Links {
     pub fn new(dial: Arc<dyn Dial>, timing: Timing) -> Links {
-        Links { dial, timing, links: Mutex::default() }
+        Links {
+            dial,
+            timing,
+            links: Mutex::default(),
+        }
     }
 
     pub fn get(&self, id: u64, member: &Member, purpose: Purpose) -> Arc<Link> {
-        let mut links = self.links.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let link = links.entry((id, purpose)).or_insert_with(|| self.link(id, member));
+        let mut links = self
+            .links
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let link = links
+            .entry((id, purpose))
+            .or_insert_with(|| self.link(id, member));
         if link.member != *member {
             *link = self.link(id, member);
         }
@@ -87,8 +96,13 @@ impl Links {
 
     /// Peers that have said that their disks are full.
     pub fn full(&self) -> Vec<u64> {
-        let links = self.links.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let full = links.iter().filter(|(_, link)| link.disk_full.load(Ordering::Acquire));
+        let links = self
+            .links
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let full = links
+            .iter()
+            .filter(|(_, link)| link.disk_full.load(Ordering::Acquire));
         full.map(|((id, _), _)| *id).collect()
     }
 
@@ -135,7 +149,9 @@ impl Link {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     async fn sender(self: &Arc<Self>) -> Result<Sender, NotSent> {
@@ -150,7 +166,10 @@ impl Link {
             match &state.dialing {
                 Some(dialing) => dialing.clone(),
                 None => {
-                    if state.not_before.is_some_and(|moment| Instant::now() < moment) {
+                    if state
+                        .not_before
+                        .is_some_and(|moment| Instant::now() < moment)
+                    {
                         return Err(NotSent(format!("server {} was just unreachable", self.id)));
                     }
                     let (tell, dialing) = watch::channel(None);
@@ -161,7 +180,10 @@ impl Link {
             }
         };
         let gone = || NotSent("the dial was abandoned".into());
-        let dialed = dialing.wait_for(Option::is_some).await.map_err(|_| gone())?;
+        let dialed = dialing
+            .wait_for(Option::is_some)
+            .await
+            .map_err(|_| gone())?;
         dialed.clone().unwrap_or_else(|| Err(gone()))
     }
 
@@ -195,19 +217,22 @@ impl Link {
     }
 
     async fn handshake(&self) -> Result<Sender, String> {
-        let stream = self.dial.dial(self.id, &self.member).await.map_err(|e| e.to_string())?;
+        let stream = self
+            .dial
+            .dial(self.id, &self.member)
+            .await
+            .map_err(|e| e.to_string())?;
         let keep_alive = Duration::from_millis(self.timing.keep_alive_ms);
-        let (sender, connection) =
-            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(WINDOW_BYTES)
-                .initial_connection_window_size(2 * WINDOW_BYTES)
-                .keep_alive_interval(keep_alive)
-                .keep_alive_timeout(keep_alive)
-                .keep_alive_while_idle(true)
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| error.to_string())?;
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(2 * WINDOW_BYTES)
+            .keep_alive_interval(keep_alive)
+            .keep_alive_timeout(keep_alive)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         // Ends when the connection breaks, or when the last sender is gone.
         tokio::spawn(async move {
             if let Err(error) = connection.await {

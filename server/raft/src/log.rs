@@ -89,7 +89,10 @@ impl Shared {
     fn recent(&self, start: u64, end: u64) -> impl Iterator<Item = &Entry> {
         let first = self.first_recent().unwrap_or(u64::MAX);
         let skip = usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX);
-        self.recent.iter().skip(skip).take_while(move |entry| entry.log_id.index < end)
+        self.recent
+            .iter()
+            .skip(skip)
+            .take_while(move |entry| entry.log_id.index < end)
     }
 }
 
@@ -105,11 +108,16 @@ impl LogStore {
         let last = last.map(|(_, bytes)| decode::<Entry>(&bytes)).transpose()?;
         // A purge may have been written and the deletion of the entries lost, or the reverse.
         shared.last = last.map(|entry| entry.log_id).max(shared.purged);
-        Ok(LogStore { engine, shared: Arc::new(Mutex::new(shared)) })
+        Ok(LogStore {
+            engine,
+            shared: Arc::new(Mutex::new(shared)),
+        })
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.shared
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Entries from `start` before `end`, at least one if there is one, and not many more bytes
@@ -136,8 +144,11 @@ impl LogStore {
                 first.min(end)
             };
             let mut broken = None;
-            self.engine.scan(Column::Log, &key(at), &key(until), &mut |_, value| {
-                match decode::<Entry>(value) {
+            self.engine.scan(
+                Column::Log,
+                &key(at),
+                &key(until),
+                &mut |_, value| match decode::<Entry>(value) {
                     Ok(entry) => {
                         bytes += size(&entry);
                         found.push(entry);
@@ -147,8 +158,8 @@ impl LogStore {
                         broken = Some(error);
                         false
                     }
-                }
-            })?;
+                },
+            )?;
             if let Some(error) = broken {
                 return Err(error);
             }
@@ -162,7 +173,9 @@ impl LogStore {
         self.engine.sync(Box::new(move |result| {
             done.send(result).ok();
         }));
-        synced.await.unwrap_or_else(|_| Err(io::Error::other("the disk was closed")))
+        synced
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the disk was closed")))
     }
 }
 
@@ -198,7 +211,10 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
         let shared = self.shared();
-        Ok(LogState { last_purged_log_id: shared.purged, last_log_id: shared.last })
+        Ok(LogState {
+            last_purged_log_id: shared.purged,
+            last_log_id: shared.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> LogStore {
@@ -208,7 +224,11 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let value = encode(vote)?;
         let key = Bytes::from_static(VOTE);
-        self.engine.write(vec![Write::Put { column: Column::Meta, key, value }])?;
+        self.engine.write(vec![Write::Put {
+            column: Column::Meta,
+            key,
+            value,
+        }])?;
         self.synced().await?;
         self.shared().vote = Some(*vote);
         Ok(())
@@ -223,7 +243,11 @@ impl RaftLogStorage<Types> for LogStore {
         let mut batch = Vec::with_capacity(entries.len());
         for entry in &entries {
             let (key, value) = (key(entry.log_id.index), encode(entry)?);
-            batch.push(Write::Put { column: Column::Log, key, value });
+            batch.push(Write::Put {
+                column: Column::Log,
+                key,
+                value,
+            });
         }
         self.engine.write(batch)?;
         {
@@ -232,7 +256,8 @@ impl RaftLogStorage<Types> for LogStore {
                 shared.push(entry);
             }
         }
-        self.engine.sync(Box::new(move |result| callback.io_completed(result)));
+        self.engine
+            .sync(Box::new(move |result| callback.io_completed(result)));
         Ok(())
     }
 
@@ -242,13 +267,21 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(());
         }
         let mut batch = Vec::new();
-        self.engine.scan(Column::Log, &key(from), &END, &mut |key, _| {
-            batch.push(Write::Delete { column: Column::Log, key: Bytes::copy_from_slice(key) });
-            true
-        })?;
+        self.engine
+            .scan(Column::Log, &key(from), &END, &mut |key, _| {
+                batch.push(Write::Delete {
+                    column: Column::Log,
+                    key: Bytes::copy_from_slice(key),
+                });
+                true
+            })?;
         self.engine.write(batch)?;
         let mut shared = self.shared();
-        while shared.recent.back().is_some_and(|entry| entry.log_id.index >= from) {
+        while shared
+            .recent
+            .back()
+            .is_some_and(|entry| entry.log_id.index >= from)
+        {
             shared.pop_back();
         }
         shared.last = last_log_id.max(shared.purged);
@@ -258,13 +291,24 @@ impl RaftLogStorage<Types> for LogStore {
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         let value = encode(&log_id)?;
         self.engine.write(vec![
-            Write::Put { column: Column::Meta, key: Bytes::from_static(PURGED), value },
-            Write::DeleteRange { column: Column::Log, start: key(0), end: key(log_id.index + 1) },
+            Write::Put {
+                column: Column::Meta,
+                key: Bytes::from_static(PURGED),
+                value,
+            },
+            Write::DeleteRange {
+                column: Column::Log,
+                start: key(0),
+                end: key(log_id.index + 1),
+            },
         ])?;
         let mut shared = self.shared();
         shared.purged = shared.purged.max(Some(log_id));
         shared.last = shared.last.max(Some(log_id));
-        while shared.first_recent().is_some_and(|first| first <= log_id.index) {
+        while shared
+            .first_recent()
+            .is_some_and(|first| first <= log_id.index)
+        {
             shared.pop_front();
         }
         Ok(())

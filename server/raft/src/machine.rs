@@ -34,7 +34,10 @@ pub struct Machine {
 }
 
 fn applied_state(bytes: Option<Bytes>) -> io::Result<AppliedState> {
-    Ok(bytes.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
+    Ok(bytes
+        .map(|bytes| decode(&bytes))
+        .transpose()?
+        .unwrap_or_default())
 }
 
 fn meta(engine: &dyn Engine) -> io::Result<Meta> {
@@ -48,7 +51,11 @@ impl Machine {
         let state = applied_state(engine.get(Column::Meta, APPLIED)?)?;
         let index = state.0.map_or(0, |id| id.index);
         let applied = Arc::new(Applied::new(index, meta(&*engine)?));
-        Ok(Machine { engine, applied, state })
+        Ok(Machine {
+            engine,
+            applied,
+            state,
+        })
     }
 
     pub fn applied(&self) -> Arc<Applied> {
@@ -60,7 +67,8 @@ impl Machine {
         entries: Vec<(Entry, Option<ApplyResponder<Types>>)>,
     ) -> io::Result<()> {
         let mut outcome = None;
-        self.engine.with_state(&mut |view| outcome = Some(transition(view, &entries)));
+        self.engine
+            .with_state(&mut |view| outcome = Some(transition(view, &entries)));
         let outcome = outcome.ok_or_else(|| io::Error::other("the state was not lent"))??;
 
         let mut state = self.state.clone();
@@ -71,12 +79,28 @@ impl Machine {
             }
         }
         let mut batch: Vec<Write> = Vec::with_capacity(outcome.mutations.len() + 1);
-        batch.extend(outcome.mutations.into_iter().map(|Mutation { key, value }| match value {
-            Some(value) => Write::Put { column: Column::State, key, value },
-            None => Write::Delete { column: Column::State, key },
-        }));
+        batch.extend(
+            outcome
+                .mutations
+                .into_iter()
+                .map(|Mutation { key, value }| match value {
+                    Some(value) => Write::Put {
+                        column: Column::State,
+                        key,
+                        value,
+                    },
+                    None => Write::Delete {
+                        column: Column::State,
+                        key,
+                    },
+                }),
+        );
         let key = Bytes::from_static(APPLIED);
-        batch.push(Write::Put { column: Column::Meta, key, value: encode(&state)? });
+        batch.push(Write::Put {
+            column: Column::Meta,
+            key,
+            value: encode(&state)?,
+        });
         self.engine.write(batch)?;
 
         self.state = state;
@@ -118,7 +142,12 @@ fn transition(
         replies.push(Some(step.reply));
     }
     let meta = transition.meta();
-    Ok(Outcome { replies, happened, mutations: transition.finish(), meta })
+    Ok(Outcome {
+        replies,
+        happened,
+        mutations: transition.finish(),
+        meta,
+    })
 }
 
 /// Waits for an engine's callback.
@@ -127,14 +156,22 @@ async fn called_back<T: Send + 'static>(start: impl FnOnce(Done<T>)) -> io::Resu
     start(Box::new(move |result| {
         done.send(result).ok();
     }));
-    result.await.unwrap_or_else(|_| Err(io::Error::other("the disk was closed")))
+    result
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the disk was closed")))
 }
 
 /// The snapshot that a checkpoint is: it says itself what it covers.
 fn snapshot(checkpoint: Arc<dyn Checkpoint>) -> io::Result<Snapshot> {
     let (last_log_id, last_membership) = applied_state(checkpoint.meta(APPLIED)?)?;
-    let meta = SnapshotMeta { last_log_id, last_membership };
-    Ok(Snapshot { meta, snapshot: checkpoint })
+    let meta = SnapshotMeta {
+        last_log_id,
+        last_membership,
+    };
+    Ok(Snapshot {
+        meta,
+        snapshot: checkpoint,
+    })
 }
 
 impl RaftSnapshotBuilder<Types> for Machine {
@@ -176,7 +213,11 @@ impl RaftStateMachine<Types> for Machine {
     ) -> io::Result<()> {
         let state: AppliedState = (meta.last_log_id, meta.last_membership.clone());
         let key = Bytes::from_static(APPLIED);
-        let with = vec![Write::Put { column: Column::Meta, key, value: encode(&state)? }];
+        let with = vec![Write::Put {
+            column: Column::Meta,
+            key,
+            value: encode(&state)?,
+        }];
         let engine = self.engine.clone();
         called_back(|done| engine.install(checkpoint, with, done)).await?;
         self.state = state;

@@ -55,17 +55,19 @@ impl Core {
             None => return Err(MembershipError::NotLeader { leader: None }),
             Some(leader) if leader == self.id => self.change_as_leader(message).await,
             Some(leader) => {
-                let member =
-                    self.member(leader).ok_or(MembershipError::NotLeader { leader: None })?;
+                let member = self
+                    .member(leader)
+                    .ok_or(MembershipError::NotLeader { leader: None })?;
                 let message = payload(&message)
                     .map_err(|status| MembershipError::Refused(status.to_string()))?;
                 let mut client = self.links.get(leader, &member, Purpose::Log).client();
                 let limit = CHANGE_LIMIT + TRANSFER_LIMIT;
-                let failed =
-                    |status: tonic::Status| MembershipError::Refused(status.to_string());
+                let failed = |status: tonic::Status| MembershipError::Refused(status.to_string());
                 match tokio::time::timeout(limit, client.change(message)).await {
                     Ok(answer) => parse(answer.map_err(failed)?.get_ref()).map_err(failed)?,
-                    Err(_) => ChangeAnswer::Unfinished { after_ms: limit.as_millis() as u64 },
+                    Err(_) => ChangeAnswer::Unfinished {
+                        after_ms: limit.as_millis() as u64,
+                    },
                 }
             }
         };
@@ -81,7 +83,9 @@ impl Core {
     pub async fn change_as_leader(&self, message: ChangeMessage) -> ChangeAnswer {
         let leadership = *self.leadership.borrow();
         if !leadership.is_leader {
-            return ChangeAnswer::NotLeader { leader: leadership.leader };
+            return ChangeAnswer::NotLeader {
+                leader: leadership.leader,
+            };
         }
         let changing = async {
             match message {
@@ -103,7 +107,9 @@ impl Core {
         };
         match tokio::time::timeout(CHANGE_LIMIT, changing).await {
             Ok(answer) => answer,
-            Err(_) => ChangeAnswer::Unfinished { after_ms: CHANGE_LIMIT.as_millis() as u64 },
+            Err(_) => ChangeAnswer::Unfinished {
+                after_ms: CHANGE_LIMIT.as_millis() as u64,
+            },
         }
     }
 
@@ -113,11 +119,15 @@ impl Core {
             let metrics = metrics.borrow_watched();
             let membership = metrics.membership_config.membership();
             if membership.get_node(&id).is_none() {
-                return ChangeAnswer::Refused { why: format!("server {id} is not a member") };
+                return ChangeAnswer::Refused {
+                    why: format!("server {id} is not a member"),
+                };
             }
             let voters: BTreeSet<u64> = membership.voter_ids().collect();
             if voters.len() == 1 && voters.contains(&id) {
-                return ChangeAnswer::Refused { why: format!("server {id} is the only voter") };
+                return ChangeAnswer::Refused {
+                    why: format!("server {id} is the only voter"),
+                };
             }
             voters.contains(&id)
         };
@@ -136,20 +146,31 @@ impl Core {
         }
         let is_voter = {
             let metrics = self.raft.metrics();
-            metrics.borrow_watched().membership_config.membership().voter_ids().any(|id| id == to)
+            metrics
+                .borrow_watched()
+                .membership_config
+                .membership()
+                .voter_ids()
+                .any(|id| id == to)
         };
         if !is_voter {
-            return ChangeAnswer::Refused { why: format!("server {to} is not a voter") };
+            return ChangeAnswer::Refused {
+                why: format!("server {to} is not a voter"),
+            };
         }
         if let Err(error) = self.raft.trigger().transfer_leader(to).await {
-            return ChangeAnswer::Stopped { why: error.to_string() };
+            return ChangeAnswer::Stopped {
+                why: error.to_string(),
+            };
         }
         let mut leadership = self.leadership.clone();
         let deadline = Instant::now() + TRANSFER_LIMIT;
         let moved = leadership.wait_for(|now| now.leader == Some(to));
         match tokio::time::timeout_at(deadline, moved).await {
             Ok(Ok(_)) => ChangeAnswer::Done,
-            _ => ChangeAnswer::Unfinished { after_ms: TRANSFER_LIMIT.as_millis() as u64 },
+            _ => ChangeAnswer::Unfinished {
+                after_ms: TRANSFER_LIMIT.as_millis() as u64,
+            },
         }
     }
 }
@@ -158,9 +179,15 @@ fn answer<T>(result: Result<T, ChangeError>) -> ChangeAnswer {
     match result {
         Ok(_) => ChangeAnswer::Done,
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-            ChangeAnswer::NotLeader { leader: to.leader_id }
+            ChangeAnswer::NotLeader {
+                leader: to.leader_id,
+            }
         }
-        Err(RaftError::APIError(error)) => ChangeAnswer::Refused { why: error.to_string() },
-        Err(RaftError::Fatal(error)) => ChangeAnswer::Stopped { why: error.to_string() },
+        Err(RaftError::APIError(error)) => ChangeAnswer::Refused {
+            why: error.to_string(),
+        },
+        Err(RaftError::Fatal(error)) => ChangeAnswer::Stopped {
+            why: error.to_string(),
+        },
     }
 }

@@ -30,13 +30,22 @@ pub struct ProposeMessage {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ProposeAnswer {
-    Applied { index: u64, reply: Reply },
+    Applied {
+        index: u64,
+        reply: Reply,
+    },
     /// Not proposed.
-    NotLeader { leader: Option<u64> },
+    NotLeader {
+        leader: Option<u64>,
+    },
     /// Not proposed.
-    DiskFull { why: String },
+    DiskFull {
+        why: String,
+    },
     /// Perhaps proposed.
-    Unknown { why: String },
+    Unknown {
+        why: String,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,7 +74,10 @@ pub enum ChangeAnswer {
 
 pub fn payload<T: Serialize>(message: &T) -> Result<Payload, Status> {
     match encode(message) {
-        Ok(data) => Ok(Payload { data, ..Payload::default() }),
+        Ok(data) => Ok(Payload {
+            data,
+            ..Payload::default()
+        }),
         Err(error) => Err(Status::internal(error.to_string())),
     }
 }

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use futures_util::{FutureExt, Stream, future::BoxFuture};
-use openraft::errors::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
@@ -46,7 +44,11 @@ impl Network {
 
     fn to(&self, target: u64, member: &Member, purpose: Purpose) -> PeerNetwork {
         let link = self.links.get(target, member, purpose);
-        PeerNetwork { link, timing: self.timing.clone(), heartbeats: None }
+        PeerNetwork {
+            link,
+            timing: self.timing.clone(),
+            heartbeats: None,
+        }
     }
 }
 
@@ -97,7 +99,9 @@ impl PeerNetwork {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let limit = option.soft_ttl().max(Duration::from_millis(self.timing.dial_ms));
+        let limit = option
+            .soft_ttl()
+            .max(Duration::from_millis(self.timing.dial_ms));
         match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer.map_err(rpc_error),
             Err(_) => {
@@ -121,14 +125,28 @@ impl PeerNetwork {
                 let (requests, receiver) = tokio::sync::mpsc::channel(1);
                 let requests_out = tokio_stream::wrappers::ReceiverStream::new(receiver);
                 let mut client = self.link.client();
-                let answers = self.ask(option, client.append(requests_out)).await?.into_inner();
+                let answers = self
+                    .ask(option, client.append(requests_out))
+                    .await?
+                    .into_inner();
                 Heartbeats { requests, answers }
             }
         };
-        let ended = || rpc_error(Status::unavailable("the peer ended the stream of heartbeats"));
+        let ended = || {
+            rpc_error(Status::unavailable(
+                "the peer ended the stream of heartbeats",
+            ))
+        };
         stream.requests.send(request).await.map_err(|_| ended())?;
-        let answer = stream.answers.message().await.map_err(rpc_error)?.ok_or_else(ended)?;
-        self.link.disk_full.store(answer.disk_full, Ordering::Release);
+        let answer = stream
+            .answers
+            .message()
+            .await
+            .map_err(rpc_error)?
+            .ok_or_else(ended)?;
+        self.link
+            .disk_full
+            .store(answer.disk_full, Ordering::Release);
         let result: StreamAppendResult<Types> = parse(&answer).map_err(rpc_error)?;
         // The peer ends the stream after an error.
         if result.is_ok() {
@@ -159,8 +177,16 @@ impl RaftNetworkV2<Types> for PeerNetwork {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
-        let sent = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
-        let results = self.stream_append(stream::iter([rpc]), option).await?.next().await;
+        let sent = rpc
+            .entries
+            .last()
+            .map(|entry| entry.log_id)
+            .or(rpc.prev_log_id);
+        let results = self
+            .stream_append(stream::iter([rpc]), option)
+            .await?
+            .next()
+            .await;
         let gone = || RPCError::Network(NetworkError::new(&AnyError::error("no answer")));
         match results.ok_or_else(gone)?? {
             Ok(matched) if matched == sent => Ok(AppendEntriesResponse::Success),
@@ -178,10 +204,7 @@ impl RaftNetworkV2<Types> for PeerNetwork {
         &'s mut self,
         mut input: S,
         option: RPCOption,
-    ) -> BoxFuture<
-        's,
-        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>,
-    >
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
@@ -204,7 +227,10 @@ impl RaftNetworkV2<Types> for PeerNetwork {
                 })
             });
             let mut client = self.link.client();
-            let answers = self.ask(&option, client.append(payloads)).await?.into_inner();
+            let answers = self
+                .ask(&option, client.append(payloads))
+                .await?
+                .into_inner();
             let link = self.link.clone();
             let results = answers.map(move |answer| {
                 let answer = answer.map_err(rpc_error)?;
@@ -239,7 +265,10 @@ impl RaftNetworkV2<Types> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let header = SnapshotHeader { vote, meta: snapshot.meta.clone() };
+        let header = SnapshotHeader {
+            vote,
+            meta: snapshot.meta.clone(),
+        };
         let header = payload(&header).map_err(rpc_error)?.data;
         let (chunks, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let checkpoint = snapshot.snapshot;
@@ -286,7 +315,13 @@ async fn send_files(
     chunks: tokio::sync::mpsc::Sender<SnapshotChunk>,
 ) -> io::Result<()> {
     let broken = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the peer stopped listening");
-    chunks.send(SnapshotChunk { header, ..SnapshotChunk::default() }).await.map_err(broken)?;
+    chunks
+        .send(SnapshotChunk {
+            header,
+            ..SnapshotChunk::default()
+        })
+        .await
+        .map_err(broken)?;
     for (file, size) in checkpoint.files()? {
         let mut offset = 0;
         loop {
@@ -295,7 +330,12 @@ async fn send_files(
             if length == 0 && offset < size {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, file));
             }
-            let chunk = SnapshotChunk { file: file.clone(), offset, data, ..Default::default() };
+            let chunk = SnapshotChunk {
+                file: file.clone(),
+                offset,
+                data,
+                ..Default::default()
+            };
             chunks.send(chunk).await.map_err(broken)?;
             offset += length;
             if offset >= size {
@@ -303,6 +343,9 @@ async fn send_files(
             }
         }
     }
-    let last = SnapshotChunk { last: true, ..SnapshotChunk::default() };
+    let last = SnapshotChunk {
+        last: true,
+        ..SnapshotChunk::default()
+    };
     chunks.send(last).await.map_err(broken)
 }

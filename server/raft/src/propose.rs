@@ -38,7 +38,10 @@ impl Core {
             .map_err(|error| ProposeError::Stopped(format!("encoding a command: {error}")))?;
         let bytes = encoded.0.len();
         if bytes > MAX_COMMAND_BYTES {
-            return Err(ProposeError::TooLarge { bytes, limit: MAX_COMMAND_BYTES });
+            return Err(ProposeError::TooLarge {
+                bytes,
+                limit: MAX_COMMAND_BYTES,
+            });
         }
         let deadline = Instant::now() + self.timing.propose();
         loop {
@@ -108,10 +111,14 @@ impl Core {
         deadline: Instant,
     ) -> Result<Attempt<ProposeAnswer>, ProposeError> {
         let Some(member) = self.member(leader) else {
-            return Ok(Attempt::Retry(format!("server {leader} is not in the membership")));
+            return Ok(Attempt::Retry(format!(
+                "server {leader} is not in the membership"
+            )));
         };
-        let message = payload(&ProposeMessage { command: command.clone() })
-            .map_err(|status| ProposeError::Stopped(status.to_string()))?;
+        let message = payload(&ProposeMessage {
+            command: command.clone(),
+        })
+        .map_err(|status| ProposeError::Stopped(status.to_string()))?;
         let mut client = self.links.get(leader, &member, Purpose::Log).client();
         let asked = tokio::time::timeout_at(deadline, client.propose(message));
         let answer = tokio::select! {
@@ -132,7 +139,9 @@ impl Core {
                 let why = format!("server {leader}, the leader, did not answer: {status}");
                 Err(ProposeError::Unknown(why))
             }
-            Err(_) => Err(ProposeError::Unknown(format!("server {leader} did not answer in time"))),
+            Err(_) => Err(ProposeError::Unknown(format!(
+                "server {leader} did not answer in time"
+            ))),
         }
     }
 
@@ -150,13 +159,22 @@ impl Core {
         };
         match written {
             Ok(response) => match response.data {
-                Some(reply) => ProposeAnswer::Applied { index: response.log_id.index, reply },
-                None => ProposeAnswer::Unknown { why: "applied without an answer".into() },
+                Some(reply) => ProposeAnswer::Applied {
+                    index: response.log_id.index,
+                    reply,
+                },
+                None => ProposeAnswer::Unknown {
+                    why: "applied without an answer".into(),
+                },
             },
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                ProposeAnswer::NotLeader { leader: to.leader_id }
+                ProposeAnswer::NotLeader {
+                    leader: to.leader_id,
+                }
             }
-            Err(error) => ProposeAnswer::Unknown { why: error.to_string() },
+            Err(error) => ProposeAnswer::Unknown {
+                why: error.to_string(),
+            },
         }
     }
 
@@ -165,7 +183,9 @@ impl Core {
         if self.space.low() {
             let reserve = crate::space::RESERVE_BYTES >> 20;
             let id = self.id;
-            return Some(format!("less than {reserve} MiB are free on server {id}, the leader"));
+            return Some(format!(
+                "less than {reserve} MiB are free on server {id}, the leader"
+            ));
         }
         let full = self.links.full();
         if full.is_empty() {
@@ -243,10 +263,15 @@ impl Core {
         // A leader that died is replaced long before this.
         let limit = deadline.min(Instant::now() + 2 * self.timing.election());
         match tokio::time::timeout_at(limit, client.read_index(Payload::default())).await {
-            Ok(Ok(answer)) => parse(answer.get_ref())
-                .unwrap_or_else(|status| ReadAnswer::Failed { why: status.to_string() }),
-            Ok(Err(status)) => ReadAnswer::Failed { why: status.to_string() },
-            Err(_) => ReadAnswer::Failed { why: format!("server {leader} did not answer in time") },
+            Ok(Ok(answer)) => parse(answer.get_ref()).unwrap_or_else(|status| ReadAnswer::Failed {
+                why: status.to_string(),
+            }),
+            Ok(Err(status)) => ReadAnswer::Failed {
+                why: status.to_string(),
+            },
+            Err(_) => ReadAnswer::Failed {
+                why: format!("server {leader} did not answer in time"),
+            },
         }
     }
 
@@ -257,9 +282,13 @@ impl Core {
         match tokio::time::timeout(limit, confirmed).await {
             Ok(Ok((read, _))) => ReadAnswer::Index(read.index()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
-                ReadAnswer::NotLeader { leader: to.leader_id }
+                ReadAnswer::NotLeader {
+                    leader: to.leader_id,
+                }
             }
-            Ok(Err(error)) => ReadAnswer::Failed { why: error.to_string() },
+            Ok(Err(error)) => ReadAnswer::Failed {
+                why: error.to_string(),
+            },
             Err(_) => {
                 let why = format!("no quorum answered within {} ms", limit.as_millis());
                 ReadAnswer::Failed { why }

@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::codegen::tokio_stream::StreamExt;
 use trireme_proto::raft::raft_server::RaftServer;
 use trireme_state::{Command, RangeError, RangeReply, RangeRequest, Reply, Revision};
 
@@ -104,14 +103,22 @@ fn raft_config(timing: &Timing) -> Result<Config, OpenError> {
         purge_batch_size: (timing.snapshot_entries / 4).clamp(1, 256),
         ..Config::default()
     };
-    config.validate().map_err(|error| OpenError::Config(error.to_string()))
+    config
+        .validate()
+        .map_err(|error| OpenError::Config(error.to_string()))
 }
 
 impl Replica {
     /// Opens or makes the store and starts Raft. A new store does nothing until
     /// [`initialize`](Self::initialize) or until a leader adds this server.
     pub async fn open(config: ReplicaConfig) -> Result<Arc<Replica>, OpenError> {
-        let ReplicaConfig { id, storage, dial, timing, free_space } = config;
+        let ReplicaConfig {
+            id,
+            storage,
+            dial,
+            timing,
+            free_space,
+        } = config;
         let engine: Arc<dyn Engine> = match storage {
             Storage::Directory(directory) => Arc::new(RocksEngine::open(&directory)?),
             Storage::Engine(engine) => engine,
@@ -148,9 +155,9 @@ impl Replica {
         });
         let watching = core.space.clone();
         let stop = core.stop.clone();
-        core.tasks.spawn(async move { watching.keep_looking(free_space, stop).await });
+        core.tasks
+            .spawn(async move { watching.keep_looking(free_space, stop).await });
         core.tasks.spawn(core.clone().follow_leadership(tell));
-        core.tasks.spawn(core.clone().compact_old_revisions());
         Ok(Arc::new(Replica { core }))
     }
 
@@ -174,7 +181,9 @@ impl Replica {
     /// Keys as this replica has them, at a revision.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeReply, RangeError> {
         let mut reply = Err(RangeError::Storage("the state was not lent".into()));
-        self.core.engine.with_state(&mut |view| reply = trireme_state::range(view, request));
+        self.core
+            .engine
+            .with_state(&mut |view| reply = trireme_state::range(view, request));
         reply
     }
 
@@ -193,7 +202,14 @@ impl Replica {
     pub fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> Result<Watch, RangeError> {
         let core = &self.core;
         let progress = Duration::from_millis(core.timing.progress_ms);
-        Watch::start(core.applied.clone(), core.engine.clone(), start, end, after, progress)
+        Watch::start(
+            core.applied.clone(),
+            core.engine.clone(),
+            start,
+            end,
+            after,
+            progress,
+        )
     }
 
     /// A hash over the whole state, and the log index it is the state at.
@@ -237,7 +253,11 @@ impl Replica {
 
     /// Whether this store has ever been part of a cluster.
     pub async fn is_initialized(&self) -> Result<bool, OpenError> {
-        self.core.raft.is_initialized().await.map_err(|error| OpenError::Raft(error.to_string()))
+        self.core
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))
     }
 
     /// Makes the cluster out of these members, once, on a new store.
@@ -268,9 +288,8 @@ impl Replica {
 
     /// Makes a snapshot now, as happens by itself every so many entries.
     pub async fn snapshot_now(&self) -> Result<(), MembershipError> {
-        let stopped = |error: openraft::errors::Fatal<Types>| {
-            MembershipError::Stopped(error.to_string())
-        };
+        let stopped =
+            |error: openraft::errors::Fatal<Types>| MembershipError::Stopped(error.to_string());
         self.core.raft.trigger().snapshot().await.map_err(stopped)
     }
 
@@ -310,7 +329,11 @@ impl Core {
     pub fn member(&self, id: u64) -> Option<Member> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().get_node(&id).cloned()
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .cloned()
     }
 
     /// Waits until the entry at `index` is applied here; false after `deadline`.
@@ -344,7 +367,10 @@ impl Core {
             purged_index: index(&metrics.purged),
             revision: progress.revision,
             compacted: progress.compacted,
-            members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+            members: membership
+                .nodes()
+                .map(|(id, member)| (*id, member.clone()))
+                .collect(),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             watchers: self.applied.watchers(),
@@ -372,32 +398,6 @@ impl Core {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 changed = metrics.changed() => if changed.is_err() { break },
-            }
-        }
-    }
-
-    /// The leader forgets what is older than one to two intervals.
-    async fn compact_old_revisions(self: Arc<Self>) {
-        if self.timing.compaction_ms == 0 {
-            return;
-        }
-        let mut ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(
-            Duration::from_millis(self.timing.compaction_ms),
-        ));
-        let mut before = None;
-        loop {
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                _ = ticks.next() => {}
-            }
-            let progress = self.applied.progress();
-            let target = before.replace(progress.revision);
-            if let Some(revision) = target
-                && revision > progress.compacted
-                && self.leadership.borrow().is_leader
-                && let Err(error) = self.propose(Command::Compact { revision }).await
-            {
-                tracing::info!(%error, revision, "compacting");
             }
         }
     }

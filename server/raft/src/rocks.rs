@@ -32,9 +32,11 @@ const META: &str = "meta";
 const STATE_FAMILY_KEY: &[u8] = b"state_family";
 const STATE_PREFIX: &str = "state-";
 
-/// Two per column family, of which only two see many writes: at most 32 MiB before writes wait for
-/// the disk. Smaller ones would be flushed, and compacted, all the time under load.
+/// Smaller ones would be flushed, and compacted, all the time under load.
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
+/// Of each column family. A write waits when all are full, and with it a task: only a disk that
+/// cannot keep up for long may cause that. Two families see many writes: at most 64 MiB.
+const WRITE_BUFFERS: i32 = 4;
 /// Hot blocks; the operating system's page cache holds the rest.
 const BLOCK_CACHE_BYTES: usize = 16 << 20;
 /// Flushes column families that are behind, so that old logs go and restarts stay short.
@@ -73,9 +75,10 @@ impl RocksEngine {
                 names.push(name.to_owned());
             }
         }
-        let families = names.iter().map(|name| ColumnFamilyDescriptor::new(name, family_options()));
-        let database =
-            Database::open_cf_descriptors(&options, &path, families).map_err(failed)?;
+        let families = names
+            .iter()
+            .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+        let database = Database::open_cf_descriptors(&options, &path, families).map_err(failed)?;
         let state_family = choose_state_family(&database, &names)?;
         let current = RocksCheckpoint::newest(directory)?;
         let inner = Arc::new(Inner {
@@ -107,7 +110,9 @@ fn choose_state_family(database: &Database, names: &[String]) -> io::Result<Stri
         }
     }
     if !names.contains(&chosen) {
-        database.create_cf(&chosen, &family_options()).map_err(failed)?;
+        database
+            .create_cf(&chosen, &family_options())
+            .map_err(failed)?;
     }
     Ok(chosen)
 }
@@ -131,7 +136,7 @@ fn family_options() -> Options {
     static CACHE: OnceLock<Cache> = OnceLock::new();
     let mut options = Options::default();
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-    options.set_max_write_buffer_number(2);
+    options.set_max_write_buffer_number(WRITE_BUFFERS);
     // New keys are the common case: most of what is looked for is not there.
     options.set_memtable_prefix_bloom_ratio(0.05);
     options.set_memtable_whole_key_filtering(true);
@@ -153,16 +158,24 @@ pub(crate) fn failed(error: rocksdb::Error) -> io::Error {
 }
 
 fn missing(name: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("column family {name} is missing"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("column family {name} is missing"),
+    )
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Inner {
     fn state_family(&self) -> String {
-        self.state_family.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.state_family
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
     }
 
     fn named(&self, name: &str) -> io::Result<Family<'_>> {
@@ -234,7 +247,9 @@ impl Inner {
             // An install that failed half way.
             self.database.drop_cf(&new).map_err(failed)?;
         }
-        self.database.create_cf(&new, &family_options()).map_err(failed)?;
+        self.database
+            .create_cf(&new, &family_options())
+            .map_err(failed)?;
         checkpoint.import(&self.directory, &self.database, &self.named(&new)?)?;
         {
             // Nobody may write to the old family once the batch is under way.
@@ -244,12 +259,16 @@ impl Inner {
             let mut batch = WriteBatch::default();
             for write in with {
                 match write {
-                    Write::Put { column: Column::Meta, key, value } => {
-                        batch.put_cf(&meta, key, value)
-                    }
-                    Write::Put { column: Column::Log, key, value } => {
-                        batch.put_cf(&log, key, value)
-                    }
+                    Write::Put {
+                        column: Column::Meta,
+                        key,
+                        value,
+                    } => batch.put_cf(&meta, key, value),
+                    Write::Put {
+                        column: Column::Log,
+                        key,
+                        value,
+                    } => batch.put_cf(&log, key, value),
                     other => {
                         let message = format!("not to be written with a snapshot: {other:?}");
                         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -269,7 +288,11 @@ impl Inner {
 impl Engine for RocksEngine {
     fn get(&self, column: Column, key: &[u8]) -> io::Result<Option<Bytes>> {
         let family = self.inner.family(column)?;
-        let found = self.inner.database.get_pinned_cf(&family, key).map_err(failed)?;
+        let found = self
+            .inner
+            .database
+            .get_pinned_cf(&family, key)
+            .map_err(failed)?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -318,7 +341,10 @@ impl Engine for RocksEngine {
         match self.inner.family(Column::State) {
             Ok(family) => {
                 let snapshot = self.inner.database.snapshot();
-                read(&RocksView { snapshot: &snapshot, family });
+                read(&RocksView {
+                    snapshot: &snapshot,
+                    family,
+                });
             }
             Err(error) => read(&Unreadable(error.to_string())),
         }
@@ -332,17 +358,24 @@ impl Engine for RocksEngine {
     }
 
     fn current_checkpoint(&self) -> Option<Arc<dyn Checkpoint>> {
-        locked(&self.inner.current).clone().map(|current| current as Arc<dyn Checkpoint>)
+        locked(&self.inner.current)
+            .clone()
+            .map(|current| current as Arc<dyn Checkpoint>)
     }
 
     fn receive(&self) -> io::Result<Box<dyn Incoming>> {
-        Ok(Box::new(checkpoint::Receiving::begin(&self.inner.directory)?))
+        Ok(Box::new(checkpoint::Receiving::begin(
+            &self.inner.directory,
+        )?))
     }
 
     fn install(&self, checkpoint: Arc<dyn Checkpoint>, with: Vec<Write>, done: Done) {
         let inner = self.inner.clone();
         self.worker.run(Box::new(move || {
-            let ours = checkpoint.as_any().downcast_ref::<RocksCheckpoint>().and_then(|it| it.share());
+            let ours = checkpoint
+                .as_any()
+                .downcast_ref::<RocksCheckpoint>()
+                .and_then(|it| it.share());
             done(match ours {
                 Some(ours) => inner.install(ours, with),
                 None => Err(io::Error::other("a checkpoint of another engine")),
@@ -367,7 +400,10 @@ fn unreadable(error: rocksdb::Error) -> StateError {
 
 impl View for RocksView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let found = self.snapshot.get_pinned_cf(&self.family, key).map_err(unreadable)?;
+        let found = self
+            .snapshot
+            .get_pinned_cf(&self.family, key)
+            .map_err(unreadable)?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 

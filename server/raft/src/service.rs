@@ -15,9 +15,7 @@ use crate::dial::PeerStream;
 use crate::entry::Types;
 use crate::link::MAX_MESSAGE_BYTES;
 use crate::machine::Snapshot;
-use crate::message::{
-    ChangeMessage, ProposeMessage, SnapshotHeader, VoteMessage, parse, payload,
-};
+use crate::message::{ChangeMessage, ProposeMessage, SnapshotHeader, VoteMessage, parse, payload};
 use crate::replica::Core;
 
 /// The Raft service of one replica, to be mounted where only peers can connect.
@@ -53,7 +51,12 @@ impl Raft for RaftService {
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Answer {
         let message: TransferLeaderRequest<Types> = parse(request.get_ref())?;
-        let answer = self.core.raft.handle_transfer_leader(message).await.map_err(internal)?;
+        let answer = self
+            .core
+            .raft
+            .handle_transfer_leader(message)
+            .await
+            .map_err(internal)?;
         Ok(Response::new(payload(&answer)?))
     }
 
@@ -65,7 +68,8 @@ impl Raft for RaftService {
         let refused = Arc::new(AtomicBool::new(false));
         let refuse = refused.clone();
         let requests = request.into_inner().scan((), move |(), message| {
-            let message = message.and_then(|message| parse::<AppendEntriesRequest<Types>>(&message));
+            let message =
+                message.and_then(|message| parse::<AppendEntriesRequest<Types>>(&message));
             let accepted = match message {
                 Ok(message) if core.space.out() && !message.entries.is_empty() => {
                     refuse.store(true, Ordering::Release);
@@ -82,10 +86,15 @@ impl Raft for RaftService {
         let space = self.core.space.clone();
         let answers = self.core.raft.stream_append(requests).map(move |answer| {
             let answer = payload(&answer.map_err(internal)?)?;
-            Ok(Payload { disk_full: space.low(), ..answer })
+            Ok(Payload {
+                disk_full: space.low(),
+                ..answer
+            })
         });
         let refusal = stream::once(async move {
-            refused.load(Ordering::Acquire).then(|| Err(Status::resource_exhausted("disk full")))
+            refused
+                .load(Ordering::Acquire)
+                .then(|| Err(Status::resource_exhausted("disk full")))
         });
         let answers = answers.chain(refusal.filter_map(std::future::ready));
         Ok(Response::new(Box::pin(answers)))
@@ -98,17 +107,29 @@ impl Raft for RaftService {
         let mut chunks = request.into_inner();
         let cut = || Status::invalid_argument("the snapshot ended early");
         let first = chunks.message().await?.ok_or_else(cut)?;
-        let header: SnapshotHeader = parse(&Payload { data: first.header, ..Payload::default() })?;
+        let header: SnapshotHeader = parse(&Payload {
+            data: first.header,
+            ..Payload::default()
+        })?;
         let mut incoming = self.core.engine.receive().map_err(internal)?;
         loop {
             let chunk = chunks.message().await?.ok_or_else(cut)?;
             if chunk.last {
                 break;
             }
-            incoming.write(&chunk.file, chunk.offset, &chunk.data).map_err(internal)?;
+            incoming
+                .write(&chunk.file, chunk.offset, &chunk.data)
+                .map_err(internal)?;
         }
-        let snapshot = Snapshot { meta: header.meta, snapshot: incoming.finish().map_err(internal)? };
-        let installed = self.core.raft.install_full_snapshot(header.vote, snapshot).await;
+        let snapshot = Snapshot {
+            meta: header.meta,
+            snapshot: incoming.finish().map_err(internal)?,
+        };
+        let installed = self
+            .core
+            .raft
+            .install_full_snapshot(header.vote, snapshot)
+            .await;
         Ok(Response::new(payload(&installed.map_err(internal)?)?))
     }
 

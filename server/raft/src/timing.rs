@@ -24,8 +24,6 @@ pub struct Timing {
     pub snapshot_entries: u64,
     /// Entries kept behind the snapshot, so that a follower briefly away needs no snapshot.
     pub keep_entries: u64,
-    /// The leader compacts what is older than this, as Kubernetes' servers ask of etcd; 0: never.
-    pub compaction_ms: u64,
 }
 
 impl Default for Timing {
@@ -41,7 +39,6 @@ impl Default for Timing {
             progress_ms: 1_000,
             snapshot_entries: 20_000,
             keep_entries: 10_000,
-            compaction_ms: 300_000,
         }
     }
 }

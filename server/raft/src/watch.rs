@@ -51,7 +51,10 @@ impl Watch {
     ) -> Result<Watch, RangeError> {
         let oldest = applied.progress().compacted;
         if after < oldest {
-            return Err(RangeError::Compacted { requested: after, oldest });
+            return Err(RangeError::Compacted {
+                requested: after,
+                oldest,
+            });
         }
         let (id, watcher) = applied.register(start, end);
         Ok(Watch {
@@ -93,7 +96,10 @@ impl Watch {
                 if self.after > self.reported {
                     self.reported = self.after;
                     let revision = self.after;
-                    return Some(Ok(WatchBatch { revision, events: Vec::new() }));
+                    return Some(Ok(WatchBatch {
+                        revision,
+                        events: Vec::new(),
+                    }));
                 }
             }
         }
@@ -114,24 +120,27 @@ impl Watch {
             Look::Found { happened, through } => {
                 self.after = self.after.max(through);
                 let (start, end) = (&self.watcher.start, &self.watcher.end);
-                self.queue.extend(happened.iter().map(|happened| WatchBatch {
-                    revision: happened.revision,
-                    events: happened
-                        .events
-                        .iter()
-                        .filter(|event| in_range(&event.kv.key, start, end))
-                        .cloned()
-                        .collect(),
+                self.queue.extend(happened.iter().map(|happened| {
+                    WatchBatch {
+                        revision: happened.revision,
+                        events: happened
+                            .events
+                            .iter()
+                            .filter(|event| in_range(&event.kv.key, start, end))
+                            .cloned()
+                            .collect(),
+                    }
                 }));
                 Ok(!happened.is_empty())
             }
             Look::Behind => {
                 let page = self.older()?;
                 self.after = self.after.max(page.through);
-                self.queue.extend(page.revisions.into_iter().map(|happened| WatchBatch {
-                    revision: happened.revision,
-                    events: happened.events.into_iter().map(Arc::new).collect(),
-                }));
+                self.queue
+                    .extend(page.revisions.into_iter().map(|happened| WatchBatch {
+                        revision: happened.revision,
+                        events: happened.events.into_iter().map(Arc::new).collect(),
+                    }));
                 Ok(true)
             }
         }
@@ -141,7 +150,13 @@ impl Watch {
         let mut found = None;
         self.engine.with_state(&mut |view| {
             let (start, end) = (&self.watcher.start, &self.watcher.end);
-            found = Some(trireme_state::events(view, start, end, self.after, PAGE_REVISIONS));
+            found = Some(trireme_state::events(
+                view,
+                start,
+                end,
+                self.after,
+                PAGE_REVISIONS,
+            ));
         });
         match found {
             Some(page) => Ok(page?),

@@ -15,7 +15,13 @@ impl Tmpfs {
     fn mount(path: &Path, mebibytes: u32) -> Option<Tmpfs> {
         std::fs::create_dir_all(path).unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "trireme-test"])
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={mebibytes}m"),
+                "trireme-test",
+            ])
             .arg(path)
             .output()
             .is_ok_and(|output| output.status.success());
@@ -26,7 +32,11 @@ impl Tmpfs {
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "umount {:?}", self.0);
+        assert!(
+            unmounted.is_ok_and(|status| status.success()),
+            "umount {:?}",
+            self.0
+        );
     }
 }
 
@@ -53,7 +63,11 @@ async fn full_disks_refuse_writes_serve_reads_and_recover() {
     }
     fleet.form_three().await;
     for n in 0..100 {
-        fleet.at(1).propose(put(format!("/k{n}"), vec![b'x'; 10_000])).await.unwrap();
+        fleet
+            .at(1)
+            .propose(put(format!("/k{n}"), vec![b'x'; 10_000]))
+            .await
+            .unwrap();
     }
 
     // A follower alone: the others go on, and it neither dies nor writes.
@@ -61,13 +75,23 @@ async fn full_disks_refuse_writes_serve_reads_and_recover() {
     let follower = (1..=3).find(|id| *id != leader).unwrap();
     let other = 6 - leader - follower;
     fill(&fleet.path(follower), 1 << 20);
-    until(fleet.at(follower), "the follower is full", |status| status.disk_full).await;
+    until(fleet.at(follower), "the follower is full", |status| {
+        status.disk_full
+    })
+    .await;
     for n in 0..100 {
-        fleet.at(leader).propose(put(format!("/k{n}"), vec![b'y'; 10_000])).await.unwrap();
+        fleet
+            .at(leader)
+            .propose(put(format!("/k{n}"), vec![b'y'; 10_000]))
+            .await
+            .unwrap();
     }
     // Two of three: no quorum could store it.
     fill(&fleet.path(other), 1 << 20);
-    until(fleet.at(other), "the other is full", |status| status.disk_full).await;
+    until(fleet.at(other), "the other is full", |status| {
+        status.disk_full
+    })
+    .await;
     let refused = async {
         loop {
             match fleet.at(leader).propose(put("/refused", "1")).await {
@@ -78,14 +102,22 @@ async fn full_disks_refuse_writes_serve_reads_and_recover() {
             }
         }
     };
-    let why = tokio::time::timeout(fleet::LIMIT, refused).await.expect("a refusal");
+    let why = tokio::time::timeout(fleet::LIMIT, refused)
+        .await
+        .expect("a refusal");
     assert!(why.contains("leaves no quorum"), "{why}");
     std::fs::remove_file(fleet.path(other).join("ballast")).unwrap();
-    until(fleet.at(other), "the other has space", |status| !status.disk_full).await;
+    until(fleet.at(other), "the other has space", |status| {
+        !status.disk_full
+    })
+    .await;
 
     // The leader.
     fill(&fleet.path(leader), 1 << 20);
-    until(fleet.at(leader), "the leader is full", |status| status.disk_full).await;
+    until(fleet.at(leader), "the leader is full", |status| {
+        status.disk_full
+    })
+    .await;
     for at in [leader, other] {
         match fleet.at(at).propose(put("/refused", "2")).await {
             Err(ProposeError::DiskFull(why)) => assert!(why.contains("the leader"), "{why}"),
@@ -101,7 +133,11 @@ async fn full_disks_refuse_writes_serve_reads_and_recover() {
         std::fs::remove_file(fleet.path(id).join("ballast")).unwrap();
         until(fleet.at(id), "has space", |status| !status.disk_full).await;
     }
-    fleet.at(follower).propose(put("/after", "3")).await.unwrap();
+    fleet
+        .at(follower)
+        .propose(put("/after", "3"))
+        .await
+        .unwrap();
     assert_eq!(value(fleet.at(follower), "/after").unwrap(), "3");
     fleet.converged().await;
     fleet.kill_all().await;

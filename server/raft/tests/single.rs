@@ -11,13 +11,21 @@ use trireme_state::{Command, RangeError, RangeRequest, Reply};
 
 async fn alone(fleet: &mut Fleet) {
     fleet.start(1).await;
-    fleet.at(1).initialize(BTreeMap::from([(1, fleet.members[&1].clone())])).await.unwrap();
+    fleet
+        .at(1)
+        .initialize(BTreeMap::from([(1, fleet.members[&1].clone())]))
+        .await
+        .unwrap();
     until(fleet.at(1), "leads", |status| status.leader == Some(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restart_loses_nothing() {
-    let mut fleet = Fleet::new(Timing { snapshot_entries: 40, keep_entries: 10, ..Timing::default() });
+    let mut fleet = Fleet::new(Timing {
+        snapshot_entries: 40,
+        keep_entries: 10,
+        ..Timing::default()
+    });
     alone(&mut fleet).await;
     for round in 0..4 {
         for n in 0..50 {
@@ -28,7 +36,10 @@ async fn restart_loses_nothing() {
         fleet.kill(1).await;
         fleet.start(1).await;
         fleet.at(1).read_barrier().await.unwrap();
-        assert_eq!((fleet.at(1).revision(), fleet.at(1).digest().unwrap().1), before);
+        assert_eq!(
+            (fleet.at(1).revision(), fleet.at(1).digest().unwrap().1),
+            before
+        );
         let all = fleet.at(1).range(&prefix("/r")).unwrap();
         assert_eq!(all.kvs.len(), 50 * (round + 1));
     }
@@ -47,7 +58,10 @@ async fn compaction_makes_old_revisions_unreadable() {
     for n in 0..100 {
         replica.propose(put("/a", format!("{n}"))).await.unwrap();
     }
-    let reply = replica.propose(Command::Compact { revision: 60 }).await.unwrap();
+    let reply = replica
+        .propose(Command::Compact { revision: 60 })
+        .await
+        .unwrap();
     assert_eq!(reply, Reply::Compacted { revision: 60 });
     let at = |revision| RangeRequest {
         start: Bytes::from_static(b"/a"),
@@ -56,24 +70,109 @@ async fn compaction_makes_old_revisions_unreadable() {
     };
     assert_eq!(
         replica.range(&at(59)),
-        Err(RangeError::Compacted { requested: 59, oldest: 60 })
+        Err(RangeError::Compacted {
+            requested: 59,
+            oldest: 60
+        })
     );
     assert_eq!(replica.range(&at(60)).unwrap().kvs[0].value, "59");
     assert_eq!(replica.range(&at(100)).unwrap().kvs[0].value, "99");
     assert_eq!(
         replica.range(&at(101)),
-        Err(RangeError::Future { requested: 101, newest: 100 })
+        Err(RangeError::Future {
+            requested: 101,
+            newest: 100
+        })
     );
-    assert!(replica.watch(Bytes::from_static(b"/"), Bytes::from_static(b"0"), 59).is_err());
-    let mut watch =
-        replica.watch(Bytes::from_static(b"/"), Bytes::from_static(b"0"), 60).unwrap();
+    assert!(
+        replica
+            .watch(Bytes::from_static(b"/"), Bytes::from_static(b"0"), 59)
+            .is_err()
+    );
+    let mut watch = replica
+        .watch(Bytes::from_static(b"/"), Bytes::from_static(b"0"), 60)
+        .unwrap();
     for n in 60..100 {
-        let batch = tokio::time::timeout(LIMIT, watch.next()).await.unwrap().unwrap().unwrap();
+        let batch = tokio::time::timeout(LIMIT, watch.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         assert_eq!(batch.revision, n + 1);
         assert_eq!(batch.events[0].kv.value, format!("{n}"));
         let previous = batch.events[0].previous.as_ref().unwrap();
         assert_eq!(previous.value, format!("{}", n - 1));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_watcher_misses_nothing() {
+    const WRITES: u64 = 10_000; // more than memory holds
+    let mut fleet = Fleet::new(Timing::default());
+    alone(&mut fleet).await;
+    let replica = fleet.at(1).clone();
+    let range = (Bytes::from_static(b"/"), Bytes::from_static(b"0"));
+    let mut slow = replica.watch(range.0.clone(), range.1.clone(), 0).unwrap();
+    let mut idle = replica.watch("/none".into(), Bytes::new(), 0).unwrap();
+    let writers = (0..50).map(|writer| {
+        let replica = replica.clone();
+        tokio::spawn(async move {
+            for n in 0..WRITES / 50 {
+                replica
+                    .propose(put(format!("/{writer}/{n}"), "v"))
+                    .await
+                    .unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    for revision in 1..=WRITES {
+        let batch = tokio::time::timeout(LIMIT, slow.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        assert_eq!((batch.revision, batch.events.len()), (revision, 1));
+    }
+    // One that has nothing to report says how far it has come.
+    let batch = tokio::time::timeout(LIMIT, idle.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!((batch.revision, batch.events.len()), (WRITES, 0));
+
+    // One that is too slow for compaction is told so, once.
+    let mut late = replica.watch(range.0, range.1, 0).unwrap();
+    replica
+        .propose(Command::Compact { revision: 500 })
+        .await
+        .unwrap();
+    let error = tokio::time::timeout(LIMIT, late.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(
+        error,
+        trireme_raft::WatchError::Compacted {
+            after: 0,
+            oldest: 500
+        }
+    );
+    assert!(late.next().await.is_none());
+    assert_eq!(replica.status().watchers, 3);
+    drop(late);
+    assert_eq!(replica.status().watchers, 2);
+    replica.shutdown().await;
+    assert!(
+        tokio::time::timeout(LIMIT, slow.next())
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +187,10 @@ async fn a_full_disk_refuses_writes_and_recovers() {
         ..ReplicaConfig::single(1, directory.path())
     };
     let replica = Replica::open(config).await.unwrap();
-    replica.initialize(BTreeMap::from([(1, Member::default())])).await.unwrap();
+    replica
+        .initialize(BTreeMap::from([(1, Member::default())]))
+        .await
+        .unwrap();
     replica.propose(put("/a", "1")).await.unwrap();
     free.store(1 << 20, Ordering::SeqCst);
     until(&replica, "is full", |status| status.disk_full).await;
@@ -103,7 +205,12 @@ async fn a_full_disk_refuses_writes_and_recovers() {
     replica.propose(put("/a", "3")).await.unwrap();
     assert_eq!(value(&replica, "/a").unwrap(), "3");
     let huge = put("/a", vec![0; trireme_raft::MAX_COMMAND_BYTES]);
-    assert!(matches!(replica.propose(huge).await, Err(ProposeError::TooLarge { .. })));
+    assert!(matches!(
+        replica.propose(huge).await,
+        Err(ProposeError::TooLarge { .. })
+    ));
     replica.shutdown().await;
-    assert!(matches!(replica.propose(put("/a", "4")).await, Err(error) if error.surely_not_applied()));
+    assert!(
+        matches!(replica.propose(put("/a", "4")).await, Err(error) if error.surely_not_applied())
+    );
 }

@@ -15,7 +15,13 @@ async fn the_leader_dies_and_nothing_is_lost() {
     for n in 0..30u64 {
         // Any server takes it, and has applied it when it answers.
         let at = fleet.at(1 + n % 3);
-        assert!(txn(at.propose(create(format!("/k{n:02}"), "before")).await.unwrap()).succeeded);
+        assert!(
+            txn(at
+                .propose(create(format!("/k{n:02}"), "before"))
+                .await
+                .unwrap())
+            .succeeded
+        );
         assert_eq!(value(at, &format!("/k{n:02}")).unwrap(), "before");
     }
     let first = fleet.leader().await;
@@ -24,7 +30,10 @@ async fn the_leader_dies_and_nothing_is_lost() {
     assert_ne!(first, second);
     for n in 30..60u64 {
         let at = fleet.running.values().nth(n as usize % 2).unwrap();
-        at.replica.propose(create(format!("/k{n:02}"), "after")).await.unwrap();
+        at.replica
+            .propose(create(format!("/k{n:02}"), "after"))
+            .await
+            .unwrap();
     }
     fleet.start(first).await;
     fleet.at(first).read_barrier().await.unwrap();
@@ -46,7 +55,11 @@ async fn the_leader_dies_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_far_behind_gets_a_snapshot() {
-    let timing = Timing { snapshot_entries: 50, keep_entries: 5, ..Timing::default() };
+    let timing = Timing {
+        snapshot_entries: 50,
+        keep_entries: 5,
+        ..Timing::default()
+    };
     let mut fleet = Fleet::of_three(timing).await;
     let leader = fleet.leader().await;
     let behind = (1..=3).find(|id| *id != leader).unwrap();
@@ -54,13 +67,26 @@ async fn a_follower_far_behind_gets_a_snapshot() {
     fleet.kill(behind).await;
     for n in 0..300 {
         let value = vec![b'x'; 2000];
-        fleet.at(leader).propose(put(format!("/k{}", n % 100), value)).await.unwrap();
+        fleet
+            .at(leader)
+            .propose(put(format!("/k{}", n % 100), value))
+            .await
+            .unwrap();
     }
-    until(fleet.at(leader), "purged the log", |status| status.purged_index > 200).await;
+    until(fleet.at(leader), "purged the log", |status| {
+        status.purged_index > 200
+    })
+    .await;
     fleet.start(behind).await;
-    until(fleet.at(behind), "installed a snapshot", |status| status.snapshot_index > 200).await;
+    until(fleet.at(behind), "installed a snapshot", |status| {
+        status.snapshot_index > 200
+    })
+    .await;
     fleet.converged().await;
-    assert_eq!(fleet.at(behind).range(&prefix("/k")).unwrap().kvs.len(), 100);
+    assert_eq!(
+        fleet.at(behind).range(&prefix("/k")).unwrap().kvs.len(),
+        100
+    );
 
     // What was installed survives a restart, and goes on.
     fleet.kill(behind).await;
@@ -74,7 +100,10 @@ async fn a_follower_far_behind_gets_a_snapshot() {
     fleet.start(4).await;
     let member = fleet.members[&4].clone();
     fleet.at(behind).add_learner(4, member).await.unwrap();
-    until(fleet.at(4), "installed a snapshot", |status| status.snapshot_index > 200).await;
+    until(fleet.at(4), "installed a snapshot", |status| {
+        status.snapshot_index > 200
+    })
+    .await;
     fleet.converged().await;
 }
 
@@ -89,10 +118,20 @@ async fn members_come_and_go() {
     assert_eq!(fleet.leader().await, other);
     fleet.start(4).await;
     let member = fleet.members[&4].clone();
-    fleet.at(leader).add_learner(4, member.clone()).await.unwrap();
-    until(fleet.at(1), "knows the learner", |status| status.learners == [4]).await;
+    fleet
+        .at(leader)
+        .add_learner(4, member.clone())
+        .await
+        .unwrap();
+    until(fleet.at(1), "knows the learner", |status| {
+        status.learners == [4]
+    })
+    .await;
     fleet.at(leader).promote(4).await.unwrap();
-    until(fleet.at(1), "has four voters", |status| status.voters == [1, 2, 3, 4]).await;
+    until(fleet.at(1), "has four voters", |status| {
+        status.voters == [1, 2, 3, 4]
+    })
+    .await;
     assert_eq!(fleet.at(2).member(4), Some(member));
     fleet.at(4).remove(other).await.unwrap();
     fleet.kill(other).await;
@@ -102,7 +141,10 @@ async fn members_come_and_go() {
     assert_eq!(value(fleet.at(4), "/a").unwrap(), "2");
     assert!(!fleet.at(4).status().members.contains_key(&other));
     let refused = fleet.at(now).remove(99).await.unwrap_err();
-    assert!(refused.to_string().contains("99 is not a member"), "{refused}");
+    assert!(
+        refused.to_string().contains("99 is not a member"),
+        "{refused}"
+    );
     fleet.converged().await;
 }
 
@@ -112,7 +154,9 @@ async fn collect(replica: &Arc<Replica>, after: u64, until: u64) -> Vec<WatchBat
     let mut watch = replica.watch(start, end, after).unwrap();
     let mut seen = Vec::new();
     while watch.revision() < until {
-        let batch = tokio::time::timeout(LIMIT, watch.next()).await.expect("an event in time");
+        let batch = tokio::time::timeout(LIMIT, watch.next())
+            .await
+            .expect("an event in time");
         let batch = batch.expect("the watch goes on").unwrap();
         if !batch.events.is_empty() {
             seen.push(batch);
@@ -123,7 +167,10 @@ async fn collect(replica: &Arc<Replica>, after: u64, until: u64) -> Vec<WatchBat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_has_no_gap_and_no_repeat() {
-    let timing = Timing { progress_ms: 50, ..Timing::default() };
+    let timing = Timing {
+        progress_ms: 50,
+        ..Timing::default()
+    };
     let mut fleet = Fleet::of_three(timing).await;
     let leader = fleet.leader().await;
     let (a, b) = match leader {
@@ -140,7 +187,11 @@ async fn a_watch_has_no_gap_and_no_repeat() {
         if n == 60 {
             fleet.kill(leader).await;
         }
-        let key = if n % 4 == 3 { format!("/other{n}") } else { format!("/w{n}") };
+        let key = if n % 4 == 3 {
+            format!("/other{n}")
+        } else {
+            format!("/w{n}")
+        };
         // The only error that a caller of a create may repeat on is one that says so.
         let reply = fleet.at(b).propose(create(key, "v")).await;
         let reply = match reply {
@@ -150,13 +201,21 @@ async fn a_watch_has_no_gap_and_no_repeat() {
         written = reply.revision;
     }
     assert_eq!(written, 120);
-    let seen = tokio::time::timeout(LIMIT, watching).await.unwrap().unwrap();
+    let seen = tokio::time::timeout(LIMIT, watching)
+        .await
+        .unwrap()
+        .unwrap();
     let revisions: Vec<u64> = seen.iter().map(|batch| batch.revision).collect();
     let wanted: Vec<u64> = (1..=120).filter(|n| (n - 1) % 4 != 3).collect();
     assert_eq!(revisions, wanted);
     // Resumed elsewhere, from the middle, it says the same.
     let rest = collect(fleet.at(b), 50, 120).await;
-    assert_eq!(rest, seen.into_iter().filter(|batch| batch.revision > 50).collect::<Vec<_>>());
+    assert_eq!(
+        rest,
+        seen.into_iter()
+            .filter(|batch| batch.revision > 50)
+            .collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -166,10 +225,18 @@ async fn a_new_leader_is_found_within_a_second() {
     for round in 0..5 {
         let leader = fleet.leader().await;
         let survivor = (1..=3).find(|id| *id != leader).unwrap();
-        fleet.at(survivor).propose(put("/a", "before")).await.unwrap();
+        fleet
+            .at(survivor)
+            .propose(put("/a", "before"))
+            .await
+            .unwrap();
         let began = std::time::Instant::now();
         fleet.kill(leader).await;
-        let reply = fleet.at(survivor).propose(put("/a", format!("{round}"))).await.unwrap();
+        let reply = fleet
+            .at(survivor)
+            .propose(put("/a", format!("{round}")))
+            .await
+            .unwrap();
         gaps.push(began.elapsed());
         txn(reply);
         fleet.start(leader).await;

@@ -39,7 +39,11 @@ pub struct Applied {
 pub fn apply(view: &dyn View, command: &Command) -> Result<Applied, StateError> {
     let mut transition = Transition::new(view)?;
     let step = transition.apply(command)?;
-    Ok(Applied { reply: step.reply, events: step.events, mutations: transition.finish() })
+    Ok(Applied {
+        reply: step.reply,
+        events: step.events,
+        mutations: transition.finish(),
+    })
 }
 
 /// Several commands on their way into one write: each sees what those before it did.
@@ -51,7 +55,10 @@ pub struct Transition<'v> {
 impl<'v> Transition<'v> {
     pub fn new(view: &'v dyn View) -> Result<Self, StateError> {
         let meta = Meta::read(view)?;
-        Ok(Transition { store: Overlay::new(view), meta })
+        Ok(Transition {
+            store: Overlay::new(view),
+            meta,
+        })
     }
 
     pub fn meta(&self) -> Meta {
@@ -69,7 +76,8 @@ impl<'v> Transition<'v> {
             Command::Compact { revision } => self.compact(*revision)?,
         };
         if self.meta != before {
-            self.store.put(Bytes::from_static(META_KEY), self.meta.encode());
+            self.store
+                .put(Bytes::from_static(META_KEY), self.meta.encode());
         }
         Ok(step)
     }
@@ -88,8 +96,13 @@ impl<'v> Transition<'v> {
         }
         self.meta.compacted = self.meta.compacted.max(revision);
         sweep(&mut self.store, &mut self.meta, COMPACT_REVISIONS)?;
-        let reply = Reply::Compacted { revision: self.meta.compacted };
-        Ok(Step { reply, events: Vec::new() })
+        let reply = Reply::Compacted {
+            revision: self.meta.compacted,
+        };
+        Ok(Step {
+            reply,
+            events: Vec::new(),
+        })
     }
 
     fn txn(&mut self, txn: &Txn) -> Result<Step, StateError> {
@@ -103,14 +116,20 @@ impl<'v> Transition<'v> {
                 break;
             }
         }
-        let operations = if succeeded { &txn.success } else { &txn.failure };
+        let operations = if succeeded {
+            &txn.success
+        } else {
+            &txn.failure
+        };
         let revision = self.meta.revision + 1;
         let mut results = Vec::with_capacity(operations.len());
         let mut changes = Vec::new();
         let mut events = Vec::new();
         for operation in operations {
             let result = match operation {
-                Operation::Get { key } => OperationResult::Get { found: self.live(key)? },
+                Operation::Get { key } => OperationResult::Get {
+                    found: self.live(key)?,
+                },
                 Operation::Put { key, value } => {
                     let (change, event) = self.put(key, value, revision)?;
                     let previous = event.previous.clone();
@@ -131,10 +150,15 @@ impl<'v> Transition<'v> {
             results.push(result);
         }
         if !changes.is_empty() {
-            self.store.put(changes_key(revision), encode_changes(&changes));
+            self.store
+                .put(changes_key(revision), encode_changes(&changes));
             self.meta.revision = revision;
         }
-        let reply = Reply::Txn(TxnReply { revision: self.meta.revision, succeeded, results });
+        let reply = Reply::Txn(TxnReply {
+            revision: self.meta.revision,
+            succeeded,
+            results,
+        });
         Ok(Step { reply, events })
     }
 
@@ -157,7 +181,9 @@ impl<'v> Transition<'v> {
     }
 
     fn live(&self, key: &Bytes) -> Result<Option<KeyValue>, StateError> {
-        Ok(self.record(key)?.map(|record| record.into_key_value(key.clone())))
+        Ok(self
+            .record(key)?
+            .map(|record| record.into_key_value(key.clone())))
     }
 
     fn put(
@@ -168,7 +194,9 @@ impl<'v> Transition<'v> {
     ) -> Result<(Change, Event), StateError> {
         let previous = self.retire(key)?;
         let record = Record {
-            create_revision: previous.as_ref().map_or(revision, |old| old.create_revision),
+            create_revision: previous
+                .as_ref()
+                .map_or(revision, |old| old.create_revision),
             mod_revision: revision,
             version: previous.as_ref().map_or(0, |old| old.version) + 1,
             value: value.clone(),
@@ -179,8 +207,11 @@ impl<'v> Transition<'v> {
             key: key.clone(),
             replaced: previous.as_ref().map_or(0, |old| old.mod_revision),
         };
-        let event =
-            Event { kind: EventKind::Put, kv: record.into_key_value(key.clone()), previous };
+        let event = Event {
+            kind: EventKind::Put,
+            kv: record.into_key_value(key.clone()),
+            previous,
+        };
         Ok((change, event))
     }
 
@@ -194,7 +225,8 @@ impl<'v> Transition<'v> {
         };
         let deletion = Record::deletion(revision);
         self.store.delete(live_key(key));
-        self.store.put(history_key(key, revision), deletion.encode());
+        self.store
+            .put(history_key(key, revision), deletion.encode());
         let change = Change {
             kind: EventKind::Delete,
             key: key.clone(),
@@ -213,13 +245,17 @@ impl<'v> Transition<'v> {
         let Some(record) = self.record(key)? else {
             return Ok(None);
         };
-        self.store.put(history_key(key, record.mod_revision), record.encode());
+        self.store
+            .put(history_key(key, record.mod_revision), record.encode());
         Ok(Some(record.into_key_value(key.clone())))
     }
 }
 
 fn refused(reason: String) -> Step {
-    Step { reply: Reply::Refused { reason }, events: Vec::new() }
+    Step {
+        reply: Reply::Refused { reason },
+        events: Vec::new(),
+    }
 }
 
 /// Refuses what has no meaning, whichever list would run.
@@ -230,21 +266,30 @@ fn check(txn: &Txn) -> Result<(), String> {
         ("operations", txn.failure.len()),
     ] {
         if count > MAX_TXN_OPERATIONS {
-            return Err(format!("{count} {what} in a transaction; at most {MAX_TXN_OPERATIONS}"));
+            return Err(format!(
+                "{count} {what} in a transaction; at most {MAX_TXN_OPERATIONS}"
+            ));
         }
     }
     let compared = txn.compare.iter().map(|compare| match compare {
         Compare::ModRevision { key, .. } | Compare::Exists { key } => key,
     });
-    let touched = txn.success.iter().chain(&txn.failure).map(|operation| match operation {
-        Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key } => key,
-    });
+    let touched = txn
+        .success
+        .iter()
+        .chain(&txn.failure)
+        .map(|operation| match operation {
+            Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key } => key,
+        });
     for key in compared.chain(touched) {
         if key.is_empty() {
             return Err("an empty key".into());
         }
         if key.len() > MAX_KEY_BYTES {
-            return Err(format!("a key of {} bytes; at most {MAX_KEY_BYTES}", key.len()));
+            return Err(format!(
+                "a key of {} bytes; at most {MAX_KEY_BYTES}",
+                key.len()
+            ));
         }
     }
     for operations in [&txn.success, &txn.failure] {

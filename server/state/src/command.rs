@@ -43,9 +43,13 @@ pub enum Operation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     Txn(TxnReply),
-    Compacted { revision: Revision },
+    Compacted {
+        revision: Revision,
+    },
     /// The command could not be applied as asked; nothing changed.
-    Refused { reason: String },
+    Refused {
+        reason: String,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,10 +66,16 @@ pub struct TxnReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OperationResult {
     /// The value that the put replaced.
-    Put { previous: Option<KeyValue> },
+    Put {
+        previous: Option<KeyValue>,
+    },
     /// The value that was deleted; `None` when there was nothing.
-    Delete { previous: Option<KeyValue> },
-    Get { found: Option<KeyValue> },
+    Delete {
+        previous: Option<KeyValue>,
+    },
+    Get {
+        found: Option<KeyValue>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,9 +135,15 @@ pub struct RangeReply {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     #[error("revision {requested} has been compacted; the oldest readable one is {oldest}")]
-    Compacted { requested: Revision, oldest: Revision },
+    Compacted {
+        requested: Revision,
+        oldest: Revision,
+    },
     #[error("revision {requested} is in the future; the store is at {newest}")]
-    Future { requested: Revision, newest: Revision },
+    Future {
+        requested: Revision,
+        newest: Revision,
+    },
     #[error("reading the store: {0}")]
     Storage(String),
 }

@@ -37,14 +37,23 @@ pub fn events(
 ) -> Result<EventPage, RangeError> {
     let meta = Meta::read(view)?;
     if after < meta.compacted {
-        return Err(RangeError::Compacted { requested: after, oldest: meta.compacted });
+        return Err(RangeError::Compacted {
+            requested: after,
+            oldest: meta.compacted,
+        });
     }
-    let mut page =
-        EventPage { revisions: Vec::new(), through: after.min(meta.revision), newest: meta.revision };
+    let mut page = EventPage {
+        revisions: Vec::new(),
+        through: after.min(meta.revision),
+        newest: meta.revision,
+    };
     if after >= meta.revision {
         return Ok(page);
     }
-    for pair in view.scan(&changes_key(after + 1), &changes_end()).take(limit) {
+    for pair in view
+        .scan(&changes_key(after + 1), &changes_end())
+        .take(limit)
+    {
         let (store_key, value) = pair?;
         let revision = parse_changes_key(&store_key)?;
         let mut found = Vec::new();
@@ -54,7 +63,10 @@ pub fn events(
             }
         }
         if !found.is_empty() {
-            page.revisions.push(RevisionEvents { revision, events: found });
+            page.revisions.push(RevisionEvents {
+                revision,
+                events: found,
+            });
         }
         page.through = revision;
     }
@@ -63,7 +75,11 @@ pub fn events(
 
 /// Whether a key lies in a range as [`RangeRequest`](crate::RangeRequest) means it.
 pub fn in_range(key: &[u8], start: &[u8], end: &[u8]) -> bool {
-    if end.is_empty() { key == start } else { start <= key && key < end }
+    if end.is_empty() {
+        key == start
+    } else {
+        start <= key && key < end
+    }
 }
 
 fn event(view: &dyn View, revision: Revision, change: Change) -> Result<Event, StateError> {
@@ -73,10 +89,16 @@ fn event(view: &dyn View, revision: Revision, change: Change) -> Result<Event, S
     };
     let kv = match change.kind {
         EventKind::Delete => Record::deletion(revision).into_key_value(change.key),
-        EventKind::Put => version(view, &change.key, revision)?
-            .ok_or(StateError::Corrupt { what: "missing version", key: change.key })?,
+        EventKind::Put => version(view, &change.key, revision)?.ok_or(StateError::Corrupt {
+            what: "missing version",
+            key: change.key,
+        })?,
     };
-    Ok(Event { kind: change.kind, kv, previous })
+    Ok(Event {
+        kind: change.kind,
+        kv,
+        previous,
+    })
 }
 
 /// The version of a key that was made at exactly this revision.

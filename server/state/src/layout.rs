@@ -79,7 +79,12 @@ const RECORD_HEADER: usize = 24;
 
 impl Record {
     pub fn deletion(revision: Revision) -> Record {
-        Record { create_revision: 0, mod_revision: revision, version: 0, value: Bytes::new() }
+        Record {
+            create_revision: 0,
+            mod_revision: revision,
+            version: 0,
+            value: Bytes::new(),
+        }
     }
 
     pub fn is_deletion(&self) -> bool {
@@ -96,7 +101,10 @@ impl Record {
     }
 
     pub fn decode(key: &Bytes, value: &Bytes) -> Result<Record, StateError> {
-        let corrupt = || StateError::Corrupt { what: "record", key: key.clone() };
+        let corrupt = || StateError::Corrupt {
+            what: "record",
+            key: key.clone(),
+        };
         if value.len() < RECORD_HEADER {
             return Err(corrupt());
         }
@@ -144,7 +152,10 @@ pub fn encode_changes(changes: &[Change]) -> Bytes {
 }
 
 pub fn decode_changes(key: &Bytes, value: &Bytes) -> Result<Vec<Change>, StateError> {
-    let corrupt = || StateError::Corrupt { what: "changes", key: key.clone() };
+    let corrupt = || StateError::Corrupt {
+        what: "changes",
+        key: key.clone(),
+    };
     let mut changes = Vec::new();
     let mut at = 0;
     while at < value.len() {
@@ -162,7 +173,11 @@ pub fn decode_changes(key: &Bytes, value: &Bytes) -> Result<Vec<Change>, StateEr
         if value.len() < at + 13 + length {
             return Err(corrupt());
         }
-        changes.push(Change { kind, replaced, key: value.slice(at + 13..at + 13 + length) });
+        changes.push(Change {
+            kind,
+            replaced,
+            key: value.slice(at + 13..at + 13 + length),
+        });
         at += 13 + length;
     }
     Ok(changes)
@@ -209,8 +224,15 @@ fn escape(key: &[u8], out: &mut BytesMut) {
 
 /// The key and revision behind a store key made by [`history_key`].
 pub fn parse_history_key(store_key: &Bytes) -> Result<(Bytes, Revision), StateError> {
-    let corrupt = || StateError::Corrupt { what: "history key", key: store_key.clone() };
-    let body = store_key.len().checked_sub(8).filter(|&end| end >= 3).ok_or_else(corrupt)?;
+    let corrupt = || StateError::Corrupt {
+        what: "history key",
+        key: store_key.clone(),
+    };
+    let body = store_key
+        .len()
+        .checked_sub(8)
+        .filter(|&end| end >= 3)
+        .ok_or_else(corrupt)?;
     let revision = u64_at(store_key, body).ok_or_else(corrupt)?;
     if store_key[body - 2..body] != END_OF_KEY {
         return Err(corrupt());
@@ -245,11 +267,18 @@ pub fn parse_changes_key(store_key: &Bytes) -> Result<Revision, StateError> {
         9 => u64_at(store_key, 1),
         _ => None,
     }
-    .ok_or_else(|| StateError::Corrupt { what: "changes key", key: store_key.clone() })
+    .ok_or_else(|| StateError::Corrupt {
+        what: "changes key",
+        key: store_key.clone(),
+    })
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes)
+    bytes
+        .get(at..at + 8)?
+        .try_into()
+        .ok()
+        .map(u64::from_be_bytes)
 }
 
 #[cfg(test)]
@@ -258,8 +287,9 @@ mod tests {
 
     #[test]
     fn history_keys_sort_as_keys_and_then_revisions() {
-        let keys: Vec<&[u8]> =
-            vec![b"a", b"a\0", b"a\0\0", b"a\0b", b"a\x01", b"aa", b"b", b"b\xff", b"c"];
+        let keys: Vec<&[u8]> = vec![
+            b"a", b"a\0", b"a\0\0", b"a\0b", b"a\x01", b"aa", b"b", b"b\xff", b"c",
+        ];
         let mut previous = Bytes::new();
         for key in keys {
             let bound = history_bound(key);
@@ -279,8 +309,16 @@ mod tests {
     #[test]
     fn changes_come_back_and_cut_ones_are_refused() {
         let changes = vec![
-            Change { kind: EventKind::Put, key: Bytes::from_static(b"/a"), replaced: 0 },
-            Change { kind: EventKind::Delete, key: Bytes::from_static(b"/b/c"), replaced: 7 },
+            Change {
+                kind: EventKind::Put,
+                key: Bytes::from_static(b"/a"),
+                replaced: 0,
+            },
+            Change {
+                kind: EventKind::Delete,
+                key: Bytes::from_static(b"/b/c"),
+                replaced: 7,
+            },
         ];
         let key = changes_key(9);
         let encoded = encode_changes(&changes);

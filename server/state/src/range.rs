@@ -20,12 +20,21 @@ pub fn range(view: &dyn View, request: &RangeRequest) -> Result<RangeReply, Rang
     let meta = Meta::read(view)?;
     let revision = request.revision.unwrap_or(meta.revision);
     if revision > meta.revision {
-        return Err(RangeError::Future { requested: revision, newest: meta.revision });
+        return Err(RangeError::Future {
+            requested: revision,
+            newest: meta.revision,
+        });
     }
     if revision < meta.compacted {
-        return Err(RangeError::Compacted { requested: revision, oldest: meta.compacted });
+        return Err(RangeError::Compacted {
+            requested: revision,
+            oldest: meta.compacted,
+        });
     }
-    let mut reply = RangeReply { revision: meta.revision, ..RangeReply::default() };
+    let mut reply = RangeReply {
+        revision: meta.revision,
+        ..RangeReply::default()
+    };
     if request.end.is_empty() {
         reply.kvs.extend(get_at(view, &request.start, revision)?);
     } else if request.start < request.end {
@@ -69,7 +78,10 @@ pub(crate) fn get_at(
             return Ok(Some(record.into_key_value(key.clone())));
         }
     }
-    let (from, until) = (history_key(key, 0), history_key(key, revision.saturating_add(1)));
+    let (from, until) = (
+        history_key(key, 0),
+        history_key(key, revision.saturating_add(1)),
+    );
     let mut last = None;
     for pair in view.scan(&from, &until) {
         last = Some(pair?);

@@ -39,7 +39,10 @@ pub struct Overlay<'v> {
 
 impl<'v> Overlay<'v> {
     pub fn new(base: &'v dyn View) -> Self {
-        Overlay { base, changes: BTreeMap::new() }
+        Overlay {
+            base,
+            changes: BTreeMap::new(),
+        }
     }
 
     pub fn put(&mut self, key: Bytes, value: Bytes) {
@@ -52,7 +55,10 @@ impl<'v> Overlay<'v> {
 
     /// The changes in the order of their keys, one for each key.
     pub fn into_mutations(self) -> Vec<Mutation> {
-        self.changes.into_iter().map(|(key, value)| Mutation { key, value }).collect()
+        self.changes
+            .into_iter()
+            .map(|(key, value)| Mutation { key, value })
+            .collect()
     }
 }
 
@@ -89,9 +95,7 @@ impl View for Overlay<'_> {
                         }
                     },
                 };
-                if change_comes_first
-                    && let Some((key, Some(value))) = changes.next()
-                {
+                if change_comes_first && let Some((key, Some(value))) = changes.next() {
                     return Some(Ok((key.clone(), value.clone())));
                 }
             }

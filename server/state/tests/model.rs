@@ -20,7 +20,10 @@ struct Naive {
 
 impl Naive {
     fn new() -> Self {
-        Naive { revisions: vec![State::new()], compacted: 0 }
+        Naive {
+            revisions: vec![State::new()],
+            compacted: 0,
+        }
     }
 
     fn revision(&self) -> Revision {
@@ -131,8 +134,10 @@ fn check(view: &MemoryView, naive: &Naive) -> Result<(), TestCaseError> {
         let revision = revision as Revision;
         let found = range(view, &all(Some(revision), 0));
         if revision < naive.compacted {
-            let compacted =
-                RangeError::Compacted { requested: revision, oldest: naive.compacted };
+            let compacted = RangeError::Compacted {
+                requested: revision,
+                oldest: naive.compacted,
+            };
             prop_assert_eq!(found, Err(compacted));
             continue;
         }
@@ -140,7 +145,12 @@ fn check(view: &MemoryView, naive: &Naive) -> Result<(), TestCaseError> {
             .unwrap()
             .kvs
             .into_iter()
-            .map(|kv| (kv.key, (kv.value, kv.create_revision, kv.mod_revision, kv.version)))
+            .map(|kv| {
+                (
+                    kv.key,
+                    (kv.value, kv.create_revision, kv.mod_revision, kv.version),
+                )
+            })
             .collect();
         prop_assert_eq!(&found, state, "at revision {}", revision);
         for (key, entry) in state {
@@ -174,8 +184,7 @@ fn check(view: &MemoryView, naive: &Naive) -> Result<(), TestCaseError> {
                         }
                         EventKind::Put => {
                             let kv = event.kv;
-                            let entry =
-                                (kv.value, kv.create_revision, kv.mod_revision, kv.version);
+                            let entry = (kv.value, kv.create_revision, kv.mod_revision, kv.version);
                             state.insert(kv.key, entry);
                         }
                     }
@@ -246,7 +255,10 @@ proptest! {
 
 fn put(key: &'static str, value: &'static str) -> Command {
     Command::Txn(Txn {
-        success: vec![Operation::Put { key: key.into(), value: value.into() }],
+        success: vec![Operation::Put {
+            key: key.into(),
+            value: value.into(),
+        }],
         ..Txn::default()
     })
 }
@@ -285,16 +297,21 @@ fn nonsense_is_refused_and_changes_nothing() {
     let view = MemoryView::new();
     let twice = Command::Txn(Txn {
         success: vec![
-            Operation::Put { key: "a".into(), value: "1".into() },
+            Operation::Put {
+                key: "a".into(),
+                value: "1".into(),
+            },
             Operation::Delete { key: "a".into() },
         ],
         ..Txn::default()
     });
     let empty = put("", "1");
     let far = Command::Compact { revision: 7 };
-    for (command, words) in
-        [(twice, "written twice"), (empty, "empty key"), (far, "the store is at 0")]
-    {
+    for (command, words) in [
+        (twice, "written twice"),
+        (empty, "empty key"),
+        (far, "the store is at 0"),
+    ] {
         let applied = apply(&view, &command).unwrap();
         assert!(applied.mutations.is_empty() && applied.events.is_empty());
         match applied.reply {
@@ -312,17 +329,29 @@ fn operations_see_those_before_them() {
         success: vec![],
         failure: vec![
             Operation::Get { key: "a".into() },
-            Operation::Put { key: "a".into(), value: "1".into() },
+            Operation::Put {
+                key: "a".into(),
+                value: "1".into(),
+            },
             Operation::Get { key: "a".into() },
             Operation::Delete { key: "b".into() },
         ],
     });
-    let Reply::Txn(reply) = apply(&view, &command).unwrap().reply else { panic!() };
+    let Reply::Txn(reply) = apply(&view, &command).unwrap().reply else {
+        panic!()
+    };
     assert!(!reply.succeeded);
     assert_eq!(reply.revision, 1);
-    let OperationResult::Get { found: None } = &reply.results[0] else { panic!() };
-    let OperationResult::Get { found: Some(found) } = &reply.results[2] else { panic!() };
-    assert_eq!((found.create_revision, found.mod_revision, found.version), (1, 1, 1));
+    let OperationResult::Get { found: None } = &reply.results[0] else {
+        panic!()
+    };
+    let OperationResult::Get { found: Some(found) } = &reply.results[2] else {
+        panic!()
+    };
+    assert_eq!(
+        (found.create_revision, found.mod_revision, found.version),
+        (1, 1, 1)
+    );
     assert_eq!(reply.results[3], OperationResult::Delete { previous: None });
 }
 
@@ -330,6 +359,9 @@ fn operations_see_those_before_them() {
 fn a_malformed_store_is_an_error_not_a_guess() {
     use trireme_state::Mutation;
     let mut view = MemoryView::new();
-    view.write([Mutation { key: "m".into(), value: Some("short".into()) }]);
+    view.write([Mutation {
+        key: "m".into(),
+        value: Some("short".into()),
+    }]);
     assert!(apply(&view, &put("a", "1")).is_err());
 }

@@ -48,7 +48,10 @@ impl RocksCheckpoint {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if let Some(number) = name.strip_prefix(KEPT).and_then(|number| number.parse().ok()) {
+            if let Some(number) = name
+                .strip_prefix(KEPT)
+                .and_then(|number| number.parse().ok())
+            {
                 kept.push((number, entry.path()));
             } else if name.starts_with("making-")
                 || name.starts_with("incoming-")
@@ -156,7 +159,8 @@ impl RocksCheckpoint {
             }
             let mut ingest = IngestExternalFileOptions::default();
             ingest.set_move_files(true);
-            into.ingest_external_file_cf_opts(family, &ingest, files).map_err(failed)
+            into.ingest_external_file_cf_opts(family, &ingest, files)
+                .map_err(failed)
         })();
         std::fs::remove_dir_all(&scratch)?;
         result
@@ -167,7 +171,10 @@ impl Checkpoint for RocksCheckpoint {
     fn meta(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         let database = self.open()?;
         let meta = database.cf_handle(META).ok_or_else(|| missing(META))?;
-        Ok(database.get_cf(&meta, key).map_err(failed)?.map(Bytes::from))
+        Ok(database
+            .get_cf(&meta, key)
+            .map_err(failed)?
+            .map(Bytes::from))
     }
 
     fn files(&self) -> io::Result<Vec<(String, u64)>> {
@@ -218,7 +225,11 @@ impl Receiving {
     pub(super) fn begin(directory: &Path) -> io::Result<Receiving> {
         let path = unused(directory, "incoming-");
         std::fs::create_dir(&path)?;
-        Ok(Receiving { path, open: None, finished: false })
+        Ok(Receiving {
+            path,
+            open: None,
+            finished: false,
+        })
     }
 }
 
@@ -229,8 +240,11 @@ impl Incoming for Receiving {
                 done.sync_data()?;
             }
             let path = self.path.join(plain(file)?);
-            let opened =
-                File::options().create(true).truncate(false).write(true).open(path)?;
+            let opened = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(path)?;
             self.open = Some((file.to_owned(), opened));
         }
         match &self.open {
@@ -263,14 +277,20 @@ impl Drop for Receiving {
 /// A file name from another replica must not lead out of the directory.
 fn plain(file: &str) -> io::Result<&str> {
     if file.is_empty() || file.contains('/') || file.contains('\0') || file.starts_with('.') {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("file name {file:?}")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("file name {file:?}"),
+        ));
     }
     Ok(file)
 }
 
 fn unused(directory: &Path, prefix: &str) -> PathBuf {
     loop {
-        let path = directory.join(format!("{prefix}{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let path = directory.join(format!(
+            "{prefix}{}",
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        ));
         if !path.exists() {
             return path;
         }
@@ -281,7 +301,10 @@ fn kept_numbers(directory: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(KEPT)).map(str::parse::<u64>);
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(KEPT))
+            .map(str::parse::<u64>);
         numbers.extend(number.and_then(Result::ok));
     }
     Ok(numbers)

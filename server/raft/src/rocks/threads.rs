@@ -35,7 +35,10 @@ impl Syncer {
         let thread = std::thread::Builder::new()
             .name("wal-sync".into())
             .spawn(move || sync_until_closed(&shared, &inner))?;
-        Ok(Syncer { queue, thread: Some(thread) })
+        Ok(Syncer {
+            queue,
+            thread: Some(thread),
+        })
     }
 
     pub(super) fn enqueue(&self, done: Done) {
@@ -52,7 +55,10 @@ fn sync_until_closed(queue: &Queue, inner: &Inner) {
                 if waiting.closed {
                     return;
                 }
-                waiting = queue.arrived.wait(waiting).unwrap_or_else(|p| p.into_inner());
+                waiting = queue
+                    .arrived
+                    .wait(waiting)
+                    .unwrap_or_else(|p| p.into_inner());
             }
             std::mem::take(&mut waiting.done)
         };
@@ -86,12 +92,17 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn start() -> io::Result<Worker> {
         let (jobs, queue) = mpsc::channel::<Job>();
-        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(move || {
-            for job in queue {
-                job();
-            }
-        })?;
-        Ok(Worker { jobs: Some(jobs), thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || {
+                for job in queue {
+                    job();
+                }
+            })?;
+        Ok(Worker {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
     }
 
     pub(super) fn run(&self, job: Job) {

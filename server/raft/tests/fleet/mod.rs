@@ -19,7 +19,10 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 
 pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
     Command::Txn(Txn {
-        success: vec![Operation::Put { key: key.into(), value: value.into() }],
+        success: vec![Operation::Put {
+            key: key.into(),
+            value: value.into(),
+        }],
         ..Txn::default()
     })
 }
@@ -27,8 +30,14 @@ pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
 pub fn create(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
     let key = key.into();
     Command::Txn(Txn {
-        compare: vec![Compare::ModRevision { key: key.clone(), equals: 0 }],
-        success: vec![Operation::Put { key, value: value.into() }],
+        compare: vec![Compare::ModRevision {
+            key: key.clone(),
+            equals: 0,
+        }],
+        success: vec![Operation::Put {
+            key,
+            value: value.into(),
+        }],
         failure: vec![],
     })
 }
@@ -43,7 +52,12 @@ pub fn txn(reply: Reply) -> TxnReply {
 /// The value of one key as a replica has it now.
 pub fn value(replica: &Replica, key: &str) -> Option<Bytes> {
     let start = Bytes::copy_from_slice(key.as_bytes());
-    let reply = replica.range(&RangeRequest { start, ..RangeRequest::default() }).unwrap();
+    let reply = replica
+        .range(&RangeRequest {
+            start,
+            ..RangeRequest::default()
+        })
+        .unwrap();
     reply.kvs.into_iter().next().map(|kv| kv.value)
 }
 
@@ -106,11 +120,20 @@ impl Fleet {
 
     pub async fn form_three(&mut self) {
         self.start(1).await;
-        self.at(1).initialize(BTreeMap::from([(1, self.members[&1].clone())])).await.unwrap();
-        until(self.at(1), "server 1 leads", |status| status.leader == Some(1)).await;
+        self.at(1)
+            .initialize(BTreeMap::from([(1, self.members[&1].clone())]))
+            .await
+            .unwrap();
+        until(self.at(1), "server 1 leads", |status| {
+            status.leader == Some(1)
+        })
+        .await;
         for id in [2, 3] {
             self.start(id).await;
-            self.at(1).add_learner(id, self.members[&id].clone()).await.unwrap();
+            self.at(1)
+                .add_learner(id, self.members[&id].clone())
+                .await
+                .unwrap();
             self.at(1).promote(id).await.unwrap();
         }
     }
@@ -125,9 +148,13 @@ impl Fleet {
 
     /// Starts a server; again under its old address.
     pub async fn start(&mut self, id: u64) {
-        let address = self.members.get(&id).map(|member| member.peer_address.clone());
-        let listener =
-            tokio::net::TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:0")).await.unwrap();
+        let address = self
+            .members
+            .get(&id)
+            .map(|member| member.peer_address.clone());
+        let listener = tokio::net::TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:0"))
+            .await
+            .unwrap();
         let address = listener.local_addr().unwrap();
         self.members.entry(id).or_insert_with(|| Member {
             name: format!("s{id}"),
@@ -149,9 +176,20 @@ impl Fleet {
         let replica = Replica::open(config).await.unwrap();
         let stop = CancellationToken::new();
         let tls = Some(self.server.clone());
-        let serving =
-            tokio::spawn(serve_listener(replica.service(), listener, tls, stop.clone()));
-        self.running.insert(id, Running { replica, stop, serving });
+        let serving = tokio::spawn(serve_listener(
+            replica.service(),
+            listener,
+            tls,
+            stop.clone(),
+        ));
+        self.running.insert(
+            id,
+            Running {
+                replica,
+                stop,
+                serving,
+            },
+        );
     }
 
     /// Ends a server and everything that holds its store.
@@ -168,7 +206,9 @@ impl Fleet {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(LIMIT, freed).await.expect("the store is closed");
+        tokio::time::timeout(LIMIT, freed)
+            .await
+            .expect("the store is closed");
     }
 
     pub async fn kill_all(&mut self) {
@@ -181,8 +221,11 @@ impl Fleet {
     pub async fn leader(&self) -> u64 {
         let agreed = async {
             loop {
-                let leaders: Vec<_> =
-                    self.running.values().map(|r| r.replica.status().leader).collect();
+                let leaders: Vec<_> = self
+                    .running
+                    .values()
+                    .map(|r| r.replica.status().leader)
+                    .collect();
                 if let Some(Some(leader)) = leaders.first()
                     && leaders.iter().all(|other| *other == Some(*leader))
                     && self.running.contains_key(leader)
@@ -199,16 +242,24 @@ impl Fleet {
     pub async fn converged(&self) {
         let converged = async {
             loop {
-                let digests: Vec<_> =
-                    self.running.values().map(|r| r.replica.digest().unwrap()).collect();
+                let digests: Vec<_> = self
+                    .running
+                    .values()
+                    .map(|r| r.replica.digest().unwrap())
+                    .collect();
                 if digests.windows(2).all(|pair| pair[0].0 == pair[1].0) {
-                    assert!(digests.windows(2).all(|pair| pair[0].1 == pair[1].1), "{digests:?}");
+                    assert!(
+                        digests.windows(2).all(|pair| pair[0].1 == pair[1].1),
+                        "{digests:?}"
+                    );
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(LIMIT, converged).await.expect("equal applied indexes");
+        tokio::time::timeout(LIMIT, converged)
+            .await
+            .expect("equal applied indexes");
     }
 }
 
@@ -216,7 +267,9 @@ impl Fleet {
 /// ask it.
 fn rocksdb_is_locked(path: &std::path::Path) -> bool {
     let options = rocksdb::Options::default();
-    let Ok(names) = rocksdb::DB::list_cf(&options, path) else { return false };
+    let Ok(names) = rocksdb::DB::list_cf(&options, path) else {
+        return false;
+    };
     match rocksdb::DB::open_cf(&options, path, names) {
         Ok(_) => false,
         Err(error) => error.as_ref().contains("lock"),
