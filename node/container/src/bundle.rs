@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cgroup;
+use crate::devices::{self, DeviceKind, DeviceRule};
 use crate::error::ContainerError;
 use crate::spec::{
     ContainerSpec, Device, Mount, MountSource, PidNamespace, User, capability_names,
@@ -232,6 +233,31 @@ fn devices(spec: &ContainerSpec) -> Result<Vec<(Value, String)>, ContainerError>
         list.push((device_node(device)?, device.permissions.clone()));
     }
     Ok(list)
+}
+
+/// The devices of the specification as rules for a v2 cgroup; `None` where
+/// everything is allowed.
+pub(crate) fn device_rules(
+    spec: &ContainerSpec,
+) -> Result<Option<Vec<DeviceRule>>, ContainerError> {
+    if spec.privileged {
+        return Ok(None);
+    }
+    let mut rules = devices::default_rules();
+    for (node, access) in devices(spec)? {
+        let kind = match node["type"].as_str() {
+            Some("b") => DeviceKind::Block,
+            _ => DeviceKind::Character,
+        };
+        let number = |name: &str| node[name].as_u64().map(|n| n as u32);
+        rules.push(DeviceRule::new(
+            kind,
+            number("major"),
+            number("minor"),
+            &access,
+        ));
+    }
+    Ok(Some(rules))
 }
 
 /// `/dev/bus/usb/001/002` and the like.

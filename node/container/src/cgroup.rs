@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::{self, DeviceRule};
 use crate::error::ContainerError;
 
 /// Limits of a container or a pod; `None` is unlimited.
@@ -324,6 +325,16 @@ impl Cgroup {
             self.write("pids", "pids.max", &pids.to_string())?;
         }
         Ok(())
+    }
+
+    /// On v2, confines it to the devices of `rules`; elsewhere libcontainer
+    /// does.
+    pub(crate) fn restrict_devices(&self, rules: &[DeviceRule]) -> Result<(), ContainerError> {
+        match layout() {
+            Layout::Unified(root) => devices::restrict(&self.below(root), rules)
+                .map_err(|e| self.error("restrict its devices", e)),
+            Layout::Split { .. } => Ok(()),
+        }
     }
 
     /// Moves a process in, in every hierarchy.

@@ -24,6 +24,7 @@ mod attach;
 mod bundle;
 mod cgroup;
 mod control;
+mod devices;
 mod error;
 mod exec;
 mod overlay;

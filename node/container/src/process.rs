@@ -11,6 +11,8 @@ pub(crate) struct ProcessIdentity {
     pub pid: u32,
     /// Clock ticks since boot (field 22 of `/proc/pid/stat`).
     pub start_ticks: u64,
+    /// Of which boot: after another, both numbers may meet again.
+    pub boot: u64,
 }
 
 impl ProcessIdentity {
@@ -19,11 +21,15 @@ impl ProcessIdentity {
         Some(ProcessIdentity {
             pid,
             start_ticks: start_ticks(pid)?,
+            boot: boot_number(),
         })
     }
 
     /// A descriptor of exactly this process; `None` when it has ended.
     pub fn open(&self) -> Option<OwnedFd> {
+        if self.boot != boot_number() {
+            return None;
+        }
         let descriptor = pidfd_open(self.pid)?;
         // The pid was bound to the descriptor first, so a start time that
         // matches now belongs to the process the descriptor holds.
@@ -33,7 +39,12 @@ impl ProcessIdentity {
     /// Whether it has neither ended nor become a zombie.
     pub fn is_alive(&self) -> bool {
         match stat_fields(self.pid) {
-            Some((state, ticks)) => ticks == self.start_ticks && state != 'Z' && state != 'X',
+            Some((state, ticks)) => {
+                ticks == self.start_ticks
+                    && state != 'Z'
+                    && state != 'X'
+                    && self.boot == boot_number()
+            }
             None => false,
         }
     }
@@ -45,6 +56,14 @@ pub(crate) fn boot_id() -> String {
         .unwrap_or_default()
         .trim()
         .to_string()
+}
+
+/// The boot id's first half: enough to tell two boots apart.
+fn boot_number() -> u64 {
+    let id = boot_id().replace('-', "");
+    id.get(..16)
+        .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+        .unwrap_or(0)
 }
 
 /// Signals the process behind a pidfd.

@@ -180,8 +180,17 @@ impl Runtime {
     }
 
     /// Makes the container and starts its program. On an error nothing is left
-    /// behind but the log file.
+    /// behind but the log file. Cancelling does not stop it: the container then
+    /// turns up in `list`, watched like any other.
     pub async fn create_and_start(&self, spec: &ContainerSpec) -> Result<Started, ContainerError> {
+        let (runtime, spec) = (self.clone(), spec.clone());
+        let id = spec.id.clone();
+        tokio::spawn(async move { runtime.create(&spec).await })
+            .await
+            .unwrap_or_else(|e| Err(ContainerError::shim(id, "starting it", e)))
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<Started, ContainerError> {
         spec.validate()?;
         let directory = self.directory(&spec.id);
         match fs::create_dir(&directory) {

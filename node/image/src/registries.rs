@@ -37,7 +37,7 @@ pub(crate) struct HostConfig {
 /// One place to ask for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// `https://host:port`, and a path where the mirror has one, without a
+    /// `https://host:port/v2`, or the path the file gives instead of `/v2`; no
     /// slash at the end.
     pub url: String,
     /// Host and port, the key of `configs`.
@@ -162,7 +162,7 @@ impl Registries {
                     continue;
                 };
                 list.push(Endpoint {
-                    url: endpoint.clone(),
+                    url: with_path(endpoint),
                     host: host.to_string(),
                     repository: repository.clone(),
                     namespace: (host != registry).then(|| registry.to_string()),
@@ -174,12 +174,19 @@ impl Registries {
             other => other,
         };
         if !list.iter().any(|e| e.host == own) {
-            list.push(Endpoint {
-                url: format!("https://{own}"),
-                host: registry.to_string(),
-                repository: repository.to_string(),
-                namespace: None,
-            });
+            let mut push = |scheme: &str| {
+                list.push(Endpoint {
+                    url: format!("{scheme}://{own}/v2"),
+                    host: registry.to_string(),
+                    repository: repository.to_string(),
+                    namespace: None,
+                });
+            };
+            push("https");
+            // As every engine does: nothing leaves the machine.
+            if is_loopback(registry) {
+                push("http");
+            }
         }
         list
     }
@@ -191,6 +198,28 @@ impl Registries {
             .cloned()
             .unwrap_or_default()
     }
+}
+
+/// An endpoint without a path has the API at `/v2`; one with a path, there.
+fn with_path(endpoint: &str) -> String {
+    match split_endpoint(endpoint) {
+        Some((scheme, host)) if endpoint.len() == scheme.len() + 3 + host.len() => {
+            format!("{endpoint}/v2")
+        }
+        _ => endpoint.to_string(),
+    }
+}
+
+fn is_loopback(registry: &str) -> bool {
+    let host = match registry.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => registry,
+    };
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|a| a.is_loopback())
 }
 
 /// Scheme and host (with port) of an endpoint.
@@ -252,7 +281,7 @@ mod tests {
             r#"
 mirrors:
   docker.io:
-    endpoint: ["http://10.0.0.1:5000/", "https://mirror.example"]
+    endpoint: ["http://10.0.0.1:5000/", "https://mirror.example/proxy/v2"]
     rewrite:
       "^library/(.*)": "mirrored/$1"
 configs:
@@ -270,9 +299,9 @@ configs:
         assert_eq!(
             shown,
             [
-                ("http://10.0.0.1:5000", "mirrored/nginx"),
-                ("https://mirror.example", "mirrored/nginx"),
-                ("https://registry-1.docker.io", "library/nginx"),
+                ("http://10.0.0.1:5000/v2", "mirrored/nginx"),
+                ("https://mirror.example/proxy/v2", "mirrored/nginx"),
+                ("https://registry-1.docker.io/v2", "library/nginx"),
             ]
         );
         assert_eq!(endpoints[0].namespace.as_deref(), Some("docker.io"));
@@ -287,8 +316,27 @@ configs:
                 .expect("parse");
         let endpoints = registries.endpoints("10.0.0.1:5000", "app");
         assert_eq!(endpoints.len(), 1);
-        assert_eq!(endpoints[0].url, "http://10.0.0.1:5000");
+        assert_eq!(endpoints[0].url, "http://10.0.0.1:5000/v2");
         assert_eq!(endpoints[0].namespace, None);
+    }
+
+    #[test]
+    fn only_loopback_registries_are_asked_without_tls() {
+        let urls = |registry: &str| -> Vec<String> {
+            Registries::default()
+                .endpoints(registry, "app")
+                .into_iter()
+                .map(|e| e.url)
+                .collect()
+        };
+        assert_eq!(
+            urls("localhost:5000"),
+            ["https://localhost:5000/v2", "http://localhost:5000/v2"]
+        );
+        assert_eq!(urls("127.0.0.1:5000").len(), 2);
+        assert_eq!(urls("[::1]:5000").len(), 2);
+        assert_eq!(urls("10.0.0.1:5000"), ["https://10.0.0.1:5000/v2"]);
+        assert_eq!(urls("localhost.evil.io").len(), 1);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Session {
 
     fn url(&self, kind: &str, name: &str) -> Result<Url, RegistryError> {
         let text = format!(
-            "{}/v2/{}/{kind}/{name}",
+            "{}/{}/{kind}/{name}",
             self.endpoint.url, self.endpoint.repository
         );
         let mut url = Url::parse(&text).map_err(|e| self.other(format!("{text}: {e}")))?;

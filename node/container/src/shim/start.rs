@@ -52,6 +52,9 @@ pub(crate) fn start(
     let cgroup = Cgroup::new(spec.cgroup_path());
     cgroup.create()?;
     cgroup.apply(&spec.limits)?;
+    if let Some(rules) = bundle::device_rules(spec)? {
+        cgroup.restrict_devices(&rules)?;
+    }
     let own_mounts = MountNamespace::enter(spec)?;
     let rootfs = directory.join("rootfs");
     overlay::mount(

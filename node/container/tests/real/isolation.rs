@@ -17,6 +17,7 @@ cases![
     limits_are_set,
     pod_limits_bind_the_pod,
     shared_pid_namespaces_show_neighbours,
+    host_namespaces_are_the_hosts,
     layers_are_stacked,
     stats_count,
 ];
@@ -276,6 +277,37 @@ async fn shared_pid_namespaces_show_neighbours() {
         status.state,
         trireme_container::ContainerState::Running { .. }
     ));
+    stand.finish().await;
+}
+
+async fn host_namespaces_are_the_hosts() {
+    let stand = Stand::new().await;
+    let mut spec = stand.spec(
+        "host",
+        "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; test -d /proc/$AGENT && echo sees",
+    );
+    spec.env
+        .push(("AGENT".to_string(), std::process::id().to_string()));
+    spec.namespaces = trireme_container::Namespaces {
+        pid: trireme_container::PidNamespace::Host,
+        ..Default::default()
+    };
+    let (_, mut text) = stand.run(&spec).await;
+    assert_eq!(text.pop().as_deref(), Some("sees"));
+    let host: Vec<String> = ["net", "ipc", "uts", "pid"]
+        .iter()
+        .map(|n| {
+            let link = std::fs::read_link(format!("/proc/self/ns/{n}")).expect("link");
+            link.display().to_string()
+        })
+        .collect();
+    assert_eq!(text, host);
+    // Without a pid namespace of its own, the cgroup finds what is left.
+    spec.id = "fork".to_string();
+    spec.log = trireme_container::LogSpec::at(stand.log_path("fork"));
+    spec.args[2] = "sleep 1000 & echo begun; exit 3".to_string();
+    let (code, text) = stand.run(&spec).await;
+    assert_eq!((code, text), (3, vec!["begun".to_string()]));
     stand.finish().await;
 }
 

@@ -7,6 +7,7 @@ use crate::stand::Stand;
 
 cases![
     exit_code_and_log,
+    a_cancelled_start_is_not_lost,
     signals_reach_the_program,
     kill_takes_everything,
     out_of_memory_is_told,
@@ -58,6 +59,25 @@ async fn exit_code_and_log() {
         "the log must outlive the container"
     );
     stand.runtime.delete("one").await.expect("delete again");
+    stand.finish().await;
+}
+
+/// Whoever asked may have lost interest; the container is still kept track of.
+async fn a_cancelled_start_is_not_lost() {
+    let stand = Stand::new().await;
+    let spec = stand.spec("cancelled", "sleep 1000");
+    let start = stand.runtime.create_and_start(&spec);
+    let soon = std::time::Duration::from_micros(100);
+    let _ = tokio::time::timeout(soon, start).await;
+    loop {
+        let status = stand.runtime.status("cancelled").expect("status");
+        if status.is_some_and(|s| matches!(s.state, ContainerState::Running { .. })) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let exit = stand.runtime.kill("cancelled").await.expect("kill");
+    assert_eq!(exit.exit_code, 137);
     stand.finish().await;
 }
 
