@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cgroup;
 use crate::devices::{self, DeviceKind, DeviceRule};
 use crate::error::ContainerError;
+use crate::hierarchy;
 use crate::spec::{
     ContainerSpec, Device, Mount, MountSource, PidNamespace, User, capability_names,
     capability_number,
@@ -151,7 +151,7 @@ fn namespaces(spec: &ContainerSpec) -> Vec<Value> {
         PidNamespace::Shared(path) => list.push(json!({"type": "pid", "path": path})),
         PidNamespace::Host => {}
     }
-    if cgroup::is_unified() && !spec.privileged {
+    if hierarchy::is_unified() && !spec.privileged {
         list.push(json!({"type": "cgroup"}));
     }
     list
@@ -177,7 +177,7 @@ fn standard_mounts(privileged: bool) -> Vec<Value> {
                        "options": system}),
     );
     // Never on v1: libcontainer ignores `ro` there.
-    if cgroup::is_unified() {
+    if hierarchy::is_unified() {
         mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup",
                            "source": "cgroup", "options": system}));
     }

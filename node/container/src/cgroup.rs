@@ -5,17 +5,16 @@
 //! hybrid layout it exists in all of them, because the v2 one carries
 //! `cgroup.kill` while v1 carries the limits.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::devices::{self, DeviceRule};
 use crate::error::ContainerError;
+use crate::hierarchy::{Layout, is_unified, layout};
 
 /// Limits of a container or a pod; `None` is unlimited.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,94 +57,6 @@ const REMOVE_TRIES: u32 = 200;
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
 /// Depth below which we follow cgroups a container made for itself.
 const TREE_DEPTH: u32 = 16;
-
-enum Layout {
-    Unified(PathBuf),
-    Split {
-        /// Controller name to the mount of its hierarchy.
-        controllers: BTreeMap<String, PathBuf>,
-        /// Each v1 hierarchy once, named ones too.
-        mounts: Vec<PathBuf>,
-        unified: Option<PathBuf>,
-    },
-}
-
-fn layout() -> &'static Layout {
-    static LAYOUT: OnceLock<Layout> = OnceLock::new();
-    LAYOUT.get_or_init(|| {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        parse_layout(&mounts, |root| {
-            fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
-        })
-    })
-}
-
-/// v2 only where it carries cpu, memory and pids; hybrid otherwise.
-fn parse_layout(mounts: &str, controllers_of: impl Fn(&Path) -> String) -> Layout {
-    let mut controllers = BTreeMap::new();
-    let mut list: Vec<PathBuf> = Vec::new();
-    let mut unified = None;
-    for line in mounts.lines() {
-        let mut fields = line.split(' ').skip(1);
-        let (Some(point), Some(kind), Some(options)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let point = PathBuf::from(point);
-        match kind {
-            "cgroup2" if unified.is_none() => unified = Some(point),
-            "cgroup" => {
-                for option in options.split(',') {
-                    if KNOWN_CONTROLLERS.contains(&option) {
-                        controllers
-                            .entry(option.to_string())
-                            .or_insert_with(|| point.clone());
-                    }
-                }
-                if !list.contains(&point) {
-                    list.push(point);
-                }
-            }
-            _ => {}
-        }
-    }
-    if let Some(root) = &unified {
-        let carried = controllers_of(root);
-        let carried: Vec<&str> = carried.split_whitespace().collect();
-        if ["cpu", "memory", "pids"]
-            .iter()
-            .all(|c| carried.contains(c))
-        {
-            return Layout::Unified(root.clone());
-        }
-    }
-    Layout::Split {
-        controllers,
-        mounts: list,
-        unified,
-    }
-}
-
-const KNOWN_CONTROLLERS: &[&str] = &[
-    "cpu",
-    "cpuacct",
-    "cpuset",
-    "memory",
-    "devices",
-    "freezer",
-    "blkio",
-    "pids",
-    "hugetlb",
-    "perf_event",
-    "net_cls",
-    "net_prio",
-];
-
-/// Whether the host is on pure v2.
-pub(crate) fn is_unified() -> bool {
-    matches!(layout(), Layout::Unified(_))
-}
 
 /// One cgroup in all hierarchies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -535,42 +446,6 @@ fn shares_to_weight(shares: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hybrid_hosts_are_not_taken_for_v2() {
-        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
-            cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
-            cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
-            cgroup /sys/fs/cgroup/systemd cgroup rw,name=systemd 0 0\n\
-            cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let Layout::Split {
-            controllers,
-            mounts,
-            unified,
-        } = parse_layout(mounts, |_| String::new())
-        else {
-            panic!("a hybrid host was taken for v2");
-        };
-        assert_eq!(
-            controllers["cpuacct"],
-            Path::new("/sys/fs/cgroup/cpu,cpuacct")
-        );
-        assert_eq!(mounts.len(), 3);
-        assert_eq!(unified, Some("/sys/fs/cgroup/unified".into()));
-    }
-
-    #[test]
-    fn pure_v2_needs_the_three_controllers() {
-        let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        assert!(matches!(
-            parse_layout(mounts, |_| "cpuset cpu io memory pids".to_string()),
-            Layout::Unified(_)
-        ));
-        assert!(matches!(
-            parse_layout(mounts, |_| "cpu pids".to_string()),
-            Layout::Split { .. }
-        ));
-    }
 
     #[test]
     fn weights_keep_the_ends_of_the_scale() {

@@ -27,7 +27,9 @@ mod control;
 mod devices;
 mod error;
 mod exec;
+mod hierarchy;
 mod overlay;
+mod pipes;
 mod process;
 mod runtime;
 mod sandbox;
@@ -36,6 +38,7 @@ mod spec;
 mod state;
 mod subpath;
 mod terminal;
+mod watch;
 
 pub use attach::AttachHandle;
 pub use cgroup::{Cgroup, Limits, Qos, Stats};

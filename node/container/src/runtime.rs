@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::io::unix::AsyncFd;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::{broadcast, watch};
 
 use crate::attach::{self, AttachHandle};
@@ -18,12 +17,14 @@ use crate::cgroup::{Cgroup, Stats};
 use crate::control::{self, ControlSocket, HelperReply, ShimReply};
 use crate::error::ContainerError;
 use crate::exec::{self, ExecHandle, ExecOutput, ExecSpec};
+use crate::pipes::Pipes;
 use crate::process::{self, ProcessIdentity};
 use crate::spec::{ContainerSpec, validate_id};
 use crate::state::{
     ContainerState, ContainerStatus, EXIT_FILE, Exit, RunningState, SHIM_FILE, SPEC_FILE,
     STATE_FILE, read_json, write_json,
 };
+use crate::watch::{ShimProcess, lost, read_exit};
 
 /// Where the runtime keeps its state and how it starts shims.
 #[derive(Debug, Clone)]
@@ -63,9 +64,6 @@ const EXEC_START_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Exits a slow subscriber may fall behind before it must call `list`.
 const EXIT_QUEUE: usize = 1024;
-/// The exit code where nobody saw the program end.
-pub(crate) const LOST_EXIT_CODE: i32 = 255;
-
 pub(crate) const CONTAINERS_DIR: &str = "containers";
 
 /// Cheap to clone; must live inside a tokio runtime.
@@ -524,145 +522,6 @@ impl Runtime {
                 ContainerError::Timeout { .. } => timed_out(),
                 other => other,
             })
-    }
-}
-
-/// The pipes of an exec without a terminal: our ends.
-struct Pipes {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-impl Pipes {
-    /// Makes them and hands the other ends to the helper. Under a terminal
-    /// nothing but the order goes.
-    fn send(control: &ControlSocket, exec: &ExecSpec) -> std::io::Result<Self> {
-        if exec.tty {
-            control.send_descriptors(&[])?;
-            return Ok(Pipes {
-                stdin: None,
-                stdout: None,
-                stderr: None,
-            });
-        }
-        let (stdin_far, stdin) = if exec.stdin {
-            let (reader, writer) = std::io::pipe()?;
-            (OwnedFd::from(reader), Some(OwnedFd::from(writer)))
-        } else {
-            (OwnedFd::from(fs::File::open("/dev/null")?), None)
-        };
-        let (stdout, stdout_far) = std::io::pipe()?;
-        let (stderr, stderr_far) = std::io::pipe()?;
-        control.send_descriptors(&[
-            stdin_far.as_raw_fd(),
-            stdout_far.as_raw_fd(),
-            stderr_far.as_raw_fd(),
-        ])?;
-        Ok(Pipes {
-            stdin,
-            stdout: Some(stdout.into()),
-            stderr: Some(stderr.into()),
-        })
-    }
-
-    fn into_handle(
-        self,
-        pid: u32,
-        control: ControlSocket,
-        helper: Child,
-        container: &str,
-    ) -> std::io::Result<ExecHandle> {
-        use tokio::net::unix::pipe;
-        let reader = |end: Option<OwnedFd>| -> std::io::Result<Option<exec::Reader>> {
-            Ok(match end {
-                Some(end) => Some(Box::new(pipe::Receiver::from_owned_fd(end)?)),
-                None => None,
-            })
-        };
-        Ok(ExecHandle {
-            stdin: match self.stdin {
-                Some(end) => Some(Box::new(pipe::Sender::from_owned_fd(end)?)),
-                None => None,
-            },
-            stdout: reader(self.stdout)?,
-            stderr: reader(self.stderr)?,
-            terminal: None,
-            pid,
-            control,
-            helper,
-            container: container.to_string(),
-        })
-    }
-}
-
-enum ShimProcess {
-    Child(Child),
-    /// Of an earlier agent; `None` when it has ended already.
-    Adopted(Option<OwnedFd>),
-}
-
-impl ShimProcess {
-    async fn ended(mut self) {
-        self.wait().await;
-    }
-
-    async fn wait(&mut self) {
-        match self {
-            ShimProcess::Child(child) => {
-                let _ = child.wait().await;
-            }
-            ShimProcess::Adopted(None) => {}
-            ShimProcess::Adopted(slot @ Some(_)) => {
-                let Some(pidfd) = slot.take() else { return };
-                // SAFETY: an `OwnedFd` keeps its descriptor open and the same.
-                if let Ok(pidfd) = unsafe { AsyncFd::register(pidfd) } {
-                    let _ = pidfd.readable().await;
-                }
-            }
-        }
-    }
-
-    async fn kill(&mut self) {
-        if let ShimProcess::Child(child) = self {
-            let _ = child.start_kill();
-        }
-        self.wait().await;
-    }
-}
-
-/// The exit a shim left, or, where it left none, the end of what it left.
-fn read_exit(directory: &Path, spec: &ContainerSpec) -> Exit {
-    let path = directory.join(EXIT_FILE);
-    match read_json::<Exit>(&path) {
-        Ok(Some(exit)) => return exit,
-        Ok(None) => {}
-        Err(e) => return lost(&spec.id, &e.to_string(), None),
-    }
-    let started_at = read_json::<RunningState>(&directory.join(STATE_FILE))
-        .ok()
-        .flatten()
-        .map(|s| s.started_at);
-    Cgroup::new(spec.cgroup_path()).kill();
-    let exit = lost(
-        &spec.id,
-        "it ended before the container did; the container was killed",
-        started_at,
-    );
-    if let Err(error) = write_json(&path, &exit, true) {
-        tracing::warn!(container = spec.id, %error, "could not record a lost container");
-    }
-    exit
-}
-
-fn lost(id: &str, cause: &str, started_at: Option<Timestamp>) -> Exit {
-    Exit {
-        exit_code: LOST_EXIT_CODE,
-        signal: None,
-        oom_killed: false,
-        started_at,
-        finished_at: Timestamp::now(),
-        error: Some(ContainerError::shim(id, "watching it", cause)),
     }
 }
 

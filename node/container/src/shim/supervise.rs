@@ -150,7 +150,7 @@ fn supervise(
         output.finish(&mut log);
     }
     let Ended { exit_code, signal } = ended.unwrap_or(Ended {
-        exit_code: crate::runtime::LOST_EXIT_CODE,
+        exit_code: crate::watch::LOST_EXIT_CODE,
         signal: None,
     });
     let exit = Exit {
