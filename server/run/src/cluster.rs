@@ -14,7 +14,7 @@ use trireme_proto::v1::{
 use trireme_raft::{Member, MembershipError, Replica};
 
 use crate::authority::{Authority, Subject};
-use crate::directory::Identity as ServerIdentity;
+use crate::directory::{Directory, Identity as ServerIdentity, TOKEN_PUBLISHED};
 use crate::peers::Peers;
 use crate::token as tokens;
 
@@ -27,6 +27,7 @@ const HEALTHY_LAG_ENTRIES: u64 = 1000;
 
 /// What every server of the cluster knows and hands to those that join.
 pub struct ClusterService {
+    pub directory: Directory,
     pub identity: ServerIdentity,
     pub replica: Arc<Replica>,
     pub authority: Arc<Authority>,
@@ -49,6 +50,11 @@ impl Cluster for ClusterService {
             .map_err(|error| Status::unavailable(error.to_string()))?;
         let valid = tokens::is_valid(&self.replica, &token)
             .map_err(|error| Status::internal(error.to_string()))?;
+        if !valid && self.awaits_publication(&token) {
+            return Err(Status::unavailable(
+                "the cluster has just begun and has not published its token yet; try again",
+            ));
+        }
         if !valid {
             return Err(Status::unauthenticated(
                 "this cluster does not know the token (revoked, or of another cluster); `trireme token` on a server prints a valid one",
@@ -218,6 +224,13 @@ impl Cluster for ClusterService {
 }
 
 impl ClusterService {
+    /// The token of this server's own directory, which its leader's duties have yet to publish.
+    fn awaits_publication(&self, token: &JoinToken) -> bool {
+        let own = self.directory.read("token").ok().flatten();
+        let published = self.directory.read(TOKEN_PUBLISHED).ok().flatten();
+        published.is_none() && own.and_then(|own| own.parse().ok()).as_ref() == Some(token)
+    }
+
     fn servers(&self) -> Vec<Server> {
         let members = self.replica.status().members;
         members

@@ -23,6 +23,9 @@ pub struct DirectoryError {
     cause: std::io::Error,
 }
 
+/// Exists once the directory's token is known to the whole cluster.
+pub const TOKEN_PUBLISHED: &str = "token-published";
+
 /// Who a server is; written once, when it bootstraps or has joined.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {

@@ -19,7 +19,7 @@ use trireme_raft::{Member, Replica, Timing};
 use crate::authority::{Authority, Subject, certificates, private_key};
 use crate::bootstrap::{bootstrap, issue_own};
 use crate::cluster::ClusterService;
-use crate::directory::{Directory, Identity};
+use crate::directory::{Directory, Identity, TOKEN_PUBLISHED};
 use crate::event::Recorder;
 use crate::join::join;
 use crate::kubeconfig::kubeconfig;
@@ -102,6 +102,7 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         .read("tls/service-account-key.pem")?
         .context("tls/service-account-key.pem is missing from the data directory")?;
     let cluster = ClusterService {
+        directory: directory.clone(),
         identity: identity.clone(),
         replica: replica.clone(),
         authority: authority.clone(),
@@ -382,8 +383,7 @@ async fn publish(replica: Arc<Replica>, api: Arc<Api>, ended: CancellationToken)
 
 /// Makes the first token known to all servers, once: after that, deleting its Secret revokes it.
 async fn keep_first_token(client: Client, directory: Directory, ended: CancellationToken) {
-    const DONE: &str = "token-published";
-    let token = match (directory.read(DONE), directory.read("token")) {
+    let token = match (directory.read(TOKEN_PUBLISHED), directory.read("token")) {
         (Ok(None), Ok(Some(text))) => text.parse::<JoinToken>(),
         _ => return,
     };
@@ -406,7 +406,7 @@ async fn keep_first_token(client: Client, directory: Directory, ended: Cancellat
             return;
         }
     }
-    if let Err(error) = directory.write(DONE, "") {
+    if let Err(error) = directory.write(TOKEN_PUBLISHED, "") {
         tracing::warn!(%error, "noting that the token was published");
     }
 }
