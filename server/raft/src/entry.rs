@@ -32,12 +32,13 @@ pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
 pub struct Proposal(pub Bytes);
 
 impl Proposal {
-    pub fn encode(command: &Command) -> io::Result<Proposal> {
-        encode(command).map(Proposal)
+    pub fn encode(command: &Command) -> Proposal {
+        Proposal(command.encode())
     }
 
     pub fn decode(&self) -> io::Result<Command> {
-        decode(&self.0)
+        Command::decode(self.0.clone())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
 

@@ -34,8 +34,7 @@ impl Core {
         if self.stop.is_cancelled() {
             return Err(ProposeError::Stopped("shutting down".into()));
         }
-        let encoded = Proposal::encode(&command)
-            .map_err(|error| ProposeError::Stopped(format!("encoding a command: {error}")))?;
+        let encoded = Proposal::encode(&command);
         let bytes = encoded.0.len();
         if bytes > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge {

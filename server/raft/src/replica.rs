@@ -192,6 +192,16 @@ impl Replica {
         self.core.applied.progress().revision
     }
 
+    /// Waits until this replica has applied a revision; false when it has not within the limit.
+    pub async fn wait_for_revision(&self, revision: Revision, limit: Duration) -> bool {
+        let mut progress = self.core.applied.follow();
+        let reached = progress.wait_for(|progress| progress.revision >= revision);
+        tokio::select! {
+            reached = tokio::time::timeout(limit, reached) => matches!(reached, Ok(Ok(_))),
+            () = self.core.stop.cancelled() => false,
+        }
+    }
+
     /// The oldest revision that can be read.
     pub fn compacted(&self) -> Revision {
         self.core.applied.progress().compacted

@@ -35,8 +35,10 @@ const STATE_PREFIX: &str = "state-";
 /// Smaller ones would be flushed, and compacted, all the time under load.
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Of each column family. A write waits when all are full, and with it a task: only a disk that
-/// cannot keep up for long may cause that. Two families see many writes: at most 64 MiB.
+/// cannot keep up for long may cause that.
 const WRITE_BUFFERS: i32 = 4;
+/// Of all families together; more than this is flushed.
+const ALL_WRITE_BUFFERS_BYTES: usize = 32 << 20;
 /// Hot blocks; the operating system's page cache holds the rest.
 const BLOCK_CACHE_BYTES: usize = 16 << 20;
 /// Flushes column families that are behind, so that old logs go and restarts stay short.
@@ -122,6 +124,7 @@ fn options() -> Options {
     // One for flushes and one for compactions.
     options.set_max_background_jobs(2);
     options.set_max_total_wal_size(WAL_LIMIT_BYTES);
+    options.set_db_write_buffer_size(ALL_WRITE_BUFFERS_BYTES);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
@@ -340,9 +343,14 @@ impl Engine for RocksEngine {
     fn with_state(&self, read: &mut dyn FnMut(&dyn View)) {
         match self.inner.family(Column::State) {
             Ok(family) => {
-                let snapshot = self.inner.database.snapshot();
+                let database = &self.inner.database;
+                let snapshot = database.snapshot();
+                let mut options = ReadOptions::default();
+                options.set_snapshot(&snapshot);
                 read(&RocksView {
+                    database,
                     snapshot: &snapshot,
+                    options,
                     family,
                 });
             }
@@ -390,7 +398,10 @@ impl Engine for RocksEngine {
 }
 
 struct RocksView<'a> {
+    database: &'a Database,
     snapshot: &'a rocksdb::SnapshotWithThreadMode<'a, Database>,
+    /// Names the snapshot; made once, for point reads are many.
+    options: ReadOptions,
     family: Family<'a>,
 }
 
@@ -401,8 +412,8 @@ fn unreadable(error: rocksdb::Error) -> StateError {
 impl View for RocksView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let found = self
-            .snapshot
-            .get_pinned_cf(&self.family, key)
+            .database
+            .get_pinned_cf_opt(&self.family, key, &self.options)
             .map_err(unreadable)?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }

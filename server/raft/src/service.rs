@@ -160,8 +160,13 @@ pub async fn serve_connection<S: PeerStream>(
     use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
     use hyper_util::service::TowerToHyperService;
 
+    const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(10);
+
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
+        // A peer that lost power says no goodbye.
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));

@@ -12,6 +12,7 @@
 //! [`layout`]. Deliberately not here: disks, threads, sockets, time, Raft.
 
 mod apply;
+mod codec;
 mod command;
 mod digest;
 mod history;
@@ -21,6 +22,7 @@ mod sweep;
 mod view;
 
 pub use apply::{Applied, MAX_KEY_BYTES, MAX_TXN_OPERATIONS, Step, Transition, apply};
+pub use codec::CodecError;
 pub use command::{
     Command, Compare, Event, EventKind, KeyValue, Operation, OperationResult, RangeError,
     RangeReply, RangeRequest, Reply, Revision, Txn, TxnReply,

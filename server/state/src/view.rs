@@ -1,5 +1,6 @@
 //! What the state machine reads from, and how several commands share one write.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -35,6 +36,8 @@ pub struct Mutation {
 pub struct Overlay<'v> {
     base: &'v dyn View,
     changes: BTreeMap<Bytes, Option<Bytes>>,
+    /// What was read from below: a transaction compares a key and then writes it.
+    read: RefCell<BTreeMap<Bytes, Option<Bytes>>>,
 }
 
 impl<'v> Overlay<'v> {
@@ -42,6 +45,7 @@ impl<'v> Overlay<'v> {
         Overlay {
             base,
             changes: BTreeMap::new(),
+            read: RefCell::default(),
         }
     }
 
@@ -64,10 +68,16 @@ impl<'v> Overlay<'v> {
 
 impl View for Overlay<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        match self.changes.get(key) {
-            Some(change) => Ok(change.clone()),
-            None => self.base.get(key),
+        if let Some(change) = self.changes.get(key) {
+            return Ok(change.clone());
         }
+        if let Some(found) = self.read.borrow().get(key) {
+            return Ok(found.clone());
+        }
+        let found = self.base.get(key)?;
+        let key = Bytes::copy_from_slice(key);
+        self.read.borrow_mut().insert(key, found.clone());
+        Ok(found)
     }
 
     fn scan<'a>(&'a self, start: &[u8], end: &[u8]) -> Pairs<'a> {

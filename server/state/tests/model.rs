@@ -223,6 +223,13 @@ proptest! {
     }
 
     #[test]
+    fn commands_come_back_from_the_log(command in command()) {
+        let encoded = command.encode();
+        prop_assert_eq!(encoded.len(), command.encoded_bytes());
+        prop_assert_eq!(Command::decode(encoded), Ok(command));
+    }
+
+    #[test]
     fn batches_do_not_matter(
         commands in prop::collection::vec(command(), 0..60),
         sizes in prop::collection::vec(1..7usize, 60),
