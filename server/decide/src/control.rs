@@ -2,6 +2,7 @@
 
 mod backend;
 mod deployment;
+mod endpointmirror;
 mod endpoints;
 mod endpointslice;
 mod eventttl;
@@ -71,6 +72,7 @@ pub fn controllers(configuration: &Configuration) -> Vec<Box<dyn Controller>> {
         Box::new(replicaset::ReplicaSets),
         Box::new(endpointslice::EndpointSlices),
         Box::new(endpoints::EndpointLists),
+        Box::new(endpointmirror::EndpointMirrors),
         Box::new(nodelifecycle::NodeLife),
         Box::new(tainteviction::TaintEviction),
         Box::new(nodeipam::NodeRanges {
@@ -92,6 +94,12 @@ pub fn controllers(configuration: &Configuration) -> Vec<Box<dyn Controller>> {
 fn staying_namespace(view: &View, name: &str) -> bool {
     view.namespace(name)
         .is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none())
+}
+
+/// Whether a namespace is being deleted: the API takes nothing new for it, so nothing is tried.
+fn leaving_namespace(view: &View, name: &str) -> bool {
+    view.namespace(name)
+        .is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some())
 }
 
 /// The namespace to look at when it, or its object of one kind and name, changed.

@@ -238,11 +238,7 @@ impl EventRecord {
 }
 
 impl Intent {
-    pub(crate) fn new(
-        controller: &'static str,
-        reason: impl Into<String>,
-        action: Action,
-    ) -> Self {
+    pub(crate) fn new(controller: &'static str, reason: impl Into<String>, action: Action) -> Self {
         Self {
             controller,
             reason: reason.into(),

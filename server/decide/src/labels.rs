@@ -56,7 +56,9 @@ mod tests {
         assert!(check(json!({"matchLabels": {"app": "web"}})));
         assert!(!check(json!({"matchLabels": {"app": "db"}})));
         let expression = |operator: &str, key: &str, values: &[&str]| {
-            check(json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}))
+            check(
+                json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}),
+            )
         };
         assert!(expression("In", "app", &["web", "db"]));
         assert!(!expression("In", "none", &["web"]));

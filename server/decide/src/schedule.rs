@@ -46,30 +46,51 @@ pub const SCHEDULER_NAME: &str = "default-scheduler";
 const MAX_PODS_PER_PLAN: usize = 2000;
 
 fn is_mine(pod: &Pod) -> bool {
-    let name = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref());
+    let name = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.scheduler_name.as_deref());
     matches!(name, None | Some("") | Some(SCHEDULER_NAME))
 }
 
 fn is_gated(pod: &Pod) -> bool {
-    let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.scheduling_gates.as_ref());
     gates.is_some_and(|gates| !gates.is_empty())
 }
 
 fn priority(pod: &Pod) -> i32 {
-    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.priority)
+        .unwrap_or(0)
 }
 
 /// Places every pending pod it can.
 pub fn plan(view: &View, seed: u64) -> Plan {
     let mut plan = Plan::default();
     let mut queue: Vec<&Arc<Pod>> = Vec::new();
-    for pod in view.index.pending_pods.iter().filter_map(|key| view.pod(key)) {
+    for pod in view
+        .index
+        .pending_pods
+        .iter()
+        .filter_map(|key| view.pod(key))
+    {
         if !is_mine(pod) {
             continue;
         }
         if is_gated(pod) {
             let message = "Scheduling is blocked due to non-empty scheduling gates";
-            wait(view, pod, "SchedulingGated", message.to_owned(), false, &mut plan);
+            wait(
+                view,
+                pod,
+                "SchedulingGated",
+                message.to_owned(),
+                false,
+                &mut plan,
+            );
         } else {
             queue.push(pod);
         }
@@ -79,7 +100,11 @@ pub fn plan(view: &View, seed: u64) -> Plan {
     }
     queue.sort_by_cached_key(|pod| {
         let created = pod.metadata.creation_timestamp.clone();
-        (-i64::from(priority(pod)), created, ObjectKey::of(&pod.metadata))
+        (
+            -i64::from(priority(pod)),
+            created,
+            ObjectKey::of(&pod.metadata),
+        )
     });
     let mut cluster = Cluster::new(view, seed);
     let mut failures = Failures::default();

@@ -20,15 +20,15 @@ use trireme_model::kinds::{self, Kind};
 
 use crate::key::ObjectKey;
 
-use index::Indexes;
 pub(crate) use get::in_namespace;
+use index::Indexes;
 pub(crate) use index::{SERVICE_NAME_LABEL, controller_of, is_finished, node_of, phase_of};
-pub(crate) use silence::NODE_LEASE_NAMESPACE;
 pub use object::{EventTrace, Object, Outline, ROOT_CA_CONFIG_MAP};
+pub(crate) use silence::NODE_LEASE_NAMESPACE;
 pub use silence::Observation;
 use silence::Silence;
-pub use usage::{HostPort, NodeUsage, PodDemand, Resources};
 use usage::Usage;
+pub use usage::{HostPort, NodeUsage, PodDemand, Resources};
 
 /// One change of one object, as a watch delivers it.
 #[derive(Clone, Debug)]

@@ -46,28 +46,44 @@ pub(super) fn selector(service: &Service) -> Option<&Labels> {
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
-    spec.selector.as_ref().filter(|selector| !selector.is_empty())
+    spec.selector
+        .as_ref()
+        .filter(|selector| !selector.is_empty())
 }
 
 pub(super) fn is_headless(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.cluster_ip.as_deref())
+        == Some("None")
 }
 
 pub(super) fn publishes_all(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.publish_not_ready_addresses)
+        == Some(true)
 }
 
 /// The hostname a pod is known by under the Service's own name, if it asked for one.
 pub(super) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let named = spec.subdomain.is_some() && spec.subdomain == service.metadata.name;
-    spec.hostname.clone().filter(|name| named && !name.is_empty())
+    spec.hostname
+        .clone()
+        .filter(|name| named && !name.is_empty())
 }
 
 /// The part of the world a pod's node is in.
 pub(super) fn zone(view: &View, pod: &Pod) -> Option<String> {
     let node = view.node(node_of(pod)?)?;
-    node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
+    node.metadata
+        .labels
+        .as_ref()?
+        .get("topology.kubernetes.io/zone")
+        .cloned()
 }
 
 fn addresses(pod: &Pod) -> Vec<IpAddr> {
@@ -178,7 +194,11 @@ pub(super) fn services_touched(
 ) -> Vec<ObjectKey> {
     let mut pods: Vec<&Arc<Pod>> = Vec::new();
     if kind == kinds::POD {
-        pods = [before, after].into_iter().flatten().filter_map(Object::pod).collect();
+        pods = [before, after]
+            .into_iter()
+            .flatten()
+            .filter_map(Object::pod)
+            .collect();
         if let [one, other] = pods[..]
             && same_to_services(one, other)
         {

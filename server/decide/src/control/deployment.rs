@@ -21,7 +21,7 @@ use self::bounds::{Bounds, is_recreate};
 use self::rollout::{Member, Rollout, size_of};
 use self::status::Newest;
 use super::ownership::{self, Claim, claim};
-use super::{Controller, object_value};
+use super::{Controller, leaving_namespace, object_value};
 use crate::intent::{Action, EventRecord, Intent, Plan, Propagation, Subresource};
 use crate::key::ObjectKey;
 use crate::labels::selects;
@@ -274,6 +274,16 @@ impl Step<'_> {
     ) -> bool {
         if rollout.newest.is_some() {
             return rollout.scale_newest();
+        }
+        if leaving_namespace(
+            self.view,
+            self.deployment
+                .metadata
+                .namespace
+                .as_deref()
+                .unwrap_or_default(),
+        ) {
+            return true;
         }
         let set = self.new_replica_set(rollout, revision, collisions.unwrap_or(0));
         let key = ObjectKey::of(&set.metadata);

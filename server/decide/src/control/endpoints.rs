@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use trireme_model::kinds::{self, Kind};
 
 use super::backend::{self, Backend, HEADLESS_LABEL, Port};
-use super::{Controller, object_value};
+use super::{Controller, leaving_namespace, object_value};
 use crate::intent::{Action, Intent, Plan, Propagation};
 use crate::key::ObjectKey;
 use crate::view::{Object, View};
@@ -52,7 +52,10 @@ impl Controller for EndpointLists {
             // Lists that somebody wrote by hand are his to delete.
             let ours = known.filter(|known| {
                 let labels = known.metadata.labels.as_ref();
-                labels.and_then(|it| it.get(MANAGED_BY_LABEL)).map(String::as_str) == Some(NAME)
+                labels
+                    .and_then(|it| it.get(MANAGED_BY_LABEL))
+                    .map(String::as_str)
+                    == Some(NAME)
                     && known.metadata.deletion_timestamp.is_none()
             });
             if let Some(known) = ours {
@@ -78,6 +81,9 @@ impl Controller for EndpointLists {
         let (subsets, truncated) = subsets(service, &backend::backends(view, service));
         let labels = labels(service);
         let Some(known) = known else {
+            if leaving_namespace(view, &key.namespace) {
+                return plan;
+            }
             let list = Endpoints {
                 metadata: ObjectMeta {
                     name: Some(key.name.clone()),
@@ -145,10 +151,7 @@ fn annotations(
 }
 
 /// The addresses grouped by their ports, and whether some were left out.
-fn subsets(
-    service: &Service,
-    backends: &[Backend<'_>],
-) -> (Option<Vec<EndpointSubset>>, bool) {
+fn subsets(service: &Service, backends: &[Backend<'_>]) -> (Option<Vec<EndpointSubset>>, bool) {
     let all = backend::publishes_all(service);
     let mut listed: Vec<&Backend<'_>> = backends
         .iter()

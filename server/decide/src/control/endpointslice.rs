@@ -8,14 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointPort, EndpointSlice,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use trireme_model::kinds::{self, Kind};
 
 use super::backend::{self, Backend, HEADLESS_LABEL, Port};
-use super::{Controller, object_value, ownership};
+use super::{Controller, leaving_namespace, object_value, ownership};
 use crate::digest::{fnv1a, mix, name_suffix};
 use crate::intent::{Action, Intent, Plan, Propagation};
 use crate::key::ObjectKey;
@@ -65,7 +63,9 @@ impl Controller for EndpointSlices {
             .slices_of(key)
             .filter(|slice| {
                 let labels = slice.metadata.labels.as_ref();
-                labels.and_then(|labels| labels.get(MANAGED_BY_LABEL)).map(String::as_str)
+                labels
+                    .and_then(|labels| labels.get(MANAGED_BY_LABEL))
+                    .map(String::as_str)
                     == Some(MANAGED_BY)
             })
             .filter(|slice| slice.metadata.deletion_timestamp.is_none())
@@ -86,7 +86,10 @@ impl Controller for EndpointSlices {
             return plan;
         }
         let families = families(service);
-        for slice in ours.iter().filter(|it| !families.contains(&it.address_type.as_str())) {
+        for slice in ours
+            .iter()
+            .filter(|it| !families.contains(&it.address_type.as_str()))
+        {
             plan.push(delete(slice, "its Service has no addresses of this family"));
         }
         let backends = backend::backends(view, service);
@@ -113,7 +116,11 @@ fn families(service: &Service) -> Vec<&'static str> {
             _ => None,
         })
         .collect();
-    if families.is_empty() { vec!["IPv4"] } else { families }
+    if families.is_empty() {
+        vec!["IPv4"]
+    } else {
+        families
+    }
 }
 
 fn delete(slice: &EndpointSlice, reason: &str) -> Intent {
@@ -234,12 +241,18 @@ fn fill(
         if let Some(endpoint) = endpoint_of(view, service, backend, family) {
             let mut ports = backend.ports.clone();
             ports.sort();
-            wanted.entry(ports).or_default().insert(identity(&endpoint), endpoint);
+            wanted
+                .entry(ports)
+                .or_default()
+                .insert(identity(&endpoint), endpoint);
         }
     }
     if wanted.is_empty() {
         // One empty slice tells "nobody is behind this" from "nobody has looked yet".
-        let ports = existing.first().map(|slice| ports_of(slice)).unwrap_or_default();
+        let ports = existing
+            .first()
+            .map(|slice| ports_of(slice))
+            .unwrap_or_default();
         wanted.insert(ports, BTreeMap::new());
     }
     let labels = labels(service);
@@ -256,6 +269,8 @@ fn fill(
             }
         }
     }
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let leaving = leaving_namespace(view, namespace);
     let mut draw = mix(seed ^ fnv1a(family.as_bytes()));
     for (ports, mut endpoints) in wanted {
         let slices = slices.remove(&ports).unwrap_or_default();
@@ -280,8 +295,7 @@ fn fill(
             content.extend(homeless.by_ref().take(room));
         }
         loop {
-            let content: Vec<Endpoint> =
-                homeless.by_ref().take(MAX_ENDPOINTS_PER_SLICE).collect();
+            let content: Vec<Endpoint> = homeless.by_ref().take(MAX_ENDPOINTS_PER_SLICE).collect();
             if content.is_empty() && !contents.is_empty() {
                 break;
             }
@@ -291,6 +305,9 @@ fn fill(
         let mut spared = false;
         for (slice, content) in contents {
             let Some(slice) = slice else {
+                if leaving {
+                    continue;
+                }
                 let name = loop {
                     let base = service.metadata.name.clone().unwrap_or_default();
                     let name = format!("{base}-{}", name_suffix(draw));
@@ -332,10 +349,7 @@ fn create(
             generate_name: Some(format!("{base}-")),
             namespace: owner.namespace.clone(),
             labels: Some(labels.clone()),
-            owner_references: Some(vec![ownership::controller_reference(
-                kinds::SERVICE,
-                owner,
-            )]),
+            owner_references: Some(vec![ownership::controller_reference(kinds::SERVICE, owner)]),
             ..ObjectMeta::default()
         },
         ports: Some(slice_ports(ports)),

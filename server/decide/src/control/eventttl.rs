@@ -38,7 +38,11 @@ impl Controller for EventLifetimes {
                 .events_by_age
                 .first()
                 .is_some_and(|(seen, _)| *seen + LIFETIME <= view.now());
-        if first || expired { vec![ObjectKey::cluster(ALL)] } else { Vec::new() }
+        if first || expired {
+            vec![ObjectKey::cluster(ALL)]
+        } else {
+            Vec::new()
+        }
     }
 
     fn reconcile(&self, view: &View, _key: &ObjectKey, _seed: u64) -> Plan {

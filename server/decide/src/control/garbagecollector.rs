@@ -26,7 +26,11 @@ fn uid_key(uid: &str) -> ObjectKey {
 }
 
 fn has_finalizer(metadata: &ObjectMeta, finalizer: &str) -> bool {
-    metadata.finalizers.iter().flatten().any(|it| it == finalizer)
+    metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|it| it == finalizer)
 }
 
 fn waits_for_dependents(metadata: &ObjectMeta) -> bool {
@@ -52,7 +56,10 @@ impl Controller for GarbageCollector {
         let own = |object: &Object| object.metadata().uid.clone();
         if let Some(after) = after {
             let metadata = after.metadata();
-            let owned = metadata.owner_references.as_ref().is_some_and(|it| !it.is_empty());
+            let owned = metadata
+                .owner_references
+                .as_ref()
+                .is_some_and(|it| !it.is_empty());
             let leaving = metadata.deletion_timestamp.is_some();
             if owned || leaving && metadata.finalizers.is_some() {
                 uids.extend(own(after));
@@ -68,9 +75,9 @@ impl Controller for GarbageCollector {
             }
             // An owner in foreground deletion waits for this one to go, or to be let go.
             for owner in before.metadata().owner_references.iter().flatten() {
-                let waits = view.by_uid(&owner.uid).is_some_and(|owner| {
-                    owner.metadata().deletion_timestamp.is_some()
-                });
+                let waits = view
+                    .by_uid(&owner.uid)
+                    .is_some_and(|owner| owner.metadata().deletion_timestamp.is_some());
                 if waits {
                     uids.push(owner.uid.clone());
                 }
@@ -160,13 +167,19 @@ fn collect(view: &View, object: &Object, plan: &mut Plan) {
         return;
     }
     let blocks = dependents(view, metadata).any(|dependent| {
-        blocks_owner(dependent.metadata(), metadata.uid.as_deref().unwrap_or_default())
+        blocks_owner(
+            dependent.metadata(),
+            metadata.uid.as_deref().unwrap_or_default(),
+        )
     });
     let (propagation, reason) = if waiting && blocks {
         let reason = "its owner is deleted in the foreground and waits for it";
         (Propagation::Foreground, reason)
     } else if waiting {
-        (Propagation::Background, "its owner is deleted in the foreground and waits for it")
+        (
+            Propagation::Background,
+            "its owner is deleted in the foreground and waits for it",
+        )
     } else if has_finalizer(metadata, ORPHAN) {
         (Propagation::Orphan, "its owners are gone")
     } else if has_finalizer(metadata, FOREGROUND) {
@@ -209,7 +222,11 @@ fn without_finalizer(object: &Object, finalizer: &str, reason: &str) -> Intent {
         .flatten()
         .filter(|it| *it != finalizer)
         .collect();
-    let left = if left.is_empty() { Value::Null } else { json!(left) };
+    let left = if left.is_empty() {
+        Value::Null
+    } else {
+        json!(left)
+    };
     Intent::new(
         NAME,
         reason,
@@ -229,10 +246,14 @@ fn without_finalizer(object: &Object, finalizer: &str, reason: &str) -> Intent {
 
 fn finish_foreground(view: &View, owner: &Object, plan: &mut Plan) {
     let uid = owner.metadata().uid.as_deref().unwrap_or_default();
-    let blocked = dependents(view, owner.metadata())
-        .any(|dependent| blocks_owner(dependent.metadata(), uid));
+    let blocked =
+        dependents(view, owner.metadata()).any(|dependent| blocks_owner(dependent.metadata(), uid));
     if !blocked {
-        plan.push(without_finalizer(owner, FOREGROUND, "no dependent blocks it any more"));
+        plan.push(without_finalizer(
+            owner,
+            FOREGROUND,
+            "no dependent blocks it any more",
+        ));
     }
 }
 
@@ -247,6 +268,10 @@ fn orphan_dependents(view: &View, owner: &Object, plan: &mut Plan) {
         plan.push(ownership::set_owners(NAME, reason, kind, metadata, &owners));
     }
     if plan.is_empty() {
-        plan.push(without_finalizer(owner, ORPHAN, "every dependent is let go"));
+        plan.push(without_finalizer(
+            owner,
+            ORPHAN,
+            "every dependent is let go",
+        ));
     }
 }

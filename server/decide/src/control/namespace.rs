@@ -38,7 +38,10 @@ impl Controller for Namespaces {
             .and_then(|object| object.metadata().namespace.clone())
             .and_then(|name| view.namespace(&name))
             .filter(|namespace| namespace.metadata.deletion_timestamp.is_some());
-        namespace.map(|it| ObjectKey::of(&it.metadata)).into_iter().collect()
+        namespace
+            .map(|it| ObjectKey::of(&it.metadata))
+            .into_iter()
+            .collect()
     }
 
     fn reconcile(&self, view: &View, key: &ObjectKey, _seed: u64) -> Plan {
@@ -77,7 +80,12 @@ impl Controller for Namespaces {
         }
         let mut updated = Namespace::clone(namespace);
         if let Some(spec) = updated.spec.as_mut() {
-            spec.finalizers = Some(finalizers.into_iter().filter(|it| it != FINALIZER).collect());
+            spec.finalizers = Some(
+                finalizers
+                    .into_iter()
+                    .filter(|it| it != FINALIZER)
+                    .collect(),
+            );
         }
         plan.push(Intent::new(
             NAME,

@@ -81,7 +81,11 @@ impl Controller for NodeRanges {
             Some(Object::Node(node)) => lacks_range(node),
             _ => view.nodes().any(|node| lacks_range(node)),
         };
-        if waits { vec![ObjectKey::cluster(ALL)] } else { Vec::new() }
+        if waits {
+            vec![ObjectKey::cluster(ALL)]
+        } else {
+            Vec::new()
+        }
     }
 
     fn reconcile(&self, view: &View, _key: &ObjectKey, _seed: u64) -> Plan {
@@ -139,13 +143,19 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_in_order_around_those_in_use() {
-        let ranges = NodeRanges { cluster_cidr: "10.42.0.0/22".to_owned(), node_prefix: 24 };
+        let ranges = NodeRanges {
+            cluster_cidr: "10.42.0.0/22".to_owned(),
+            node_prefix: 24,
+        };
         let used = [parse_cidr("10.42.1.0/24").unwrap()].into();
         let free: Vec<String> = ranges.free(&used).collect();
         assert_eq!(free, ["10.42.0.0/24", "10.42.2.0/24", "10.42.3.0/24"]);
         let wide = [parse_cidr("10.42.0.0/23").unwrap()].into();
         assert_eq!(ranges.free(&wide).next().unwrap(), "10.42.2.0/24");
-        let small = NodeRanges { cluster_cidr: "10.42.0.0/25".to_owned(), node_prefix: 24 };
+        let small = NodeRanges {
+            cluster_cidr: "10.42.0.0/25".to_owned(),
+            node_prefix: 24,
+        };
         assert_eq!(small.free(&BTreeSet::new()).count(), 0);
         assert_eq!(parse_cidr("10.42.0.0/33"), None);
     }

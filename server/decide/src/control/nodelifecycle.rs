@@ -42,12 +42,14 @@ const PRESSURES: [(&str, &str); 4] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
     ("DiskPressure", "node.kubernetes.io/disk-pressure"),
     ("PIDPressure", "node.kubernetes.io/pid-pressure"),
-    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
 ];
 
 /// Conditions a node agent keeps up, all unknown once it is silent.
-const HEARTBEAT_CONDITIONS: [&str; 4] =
-    ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+const HEARTBEAT_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 pub(crate) struct NodeLife;
 
@@ -91,8 +93,15 @@ impl Controller for NodeLife {
         }
         // A healthy node's renewals change nothing: its timer looks at them when it is due.
         let lease = kind == kinds::LEASE && after.key().namespace == NODE_LEASE_NAMESPACE;
-        let unwell = || view.node(&name).is_some_and(|it| ready_status(it) != Some("True"));
-        if lease && unwell() { vec![ObjectKey::cluster(name)] } else { Vec::new() }
+        let unwell = || {
+            view.node(&name)
+                .is_some_and(|it| ready_status(it) != Some("True"))
+        };
+        if lease && unwell() {
+            vec![ObjectKey::cluster(name)]
+        } else {
+            Vec::new()
+        }
     }
 
     fn reconcile(&self, view: &View, key: &ObjectKey, _seed: u64) -> Plan {
@@ -105,7 +114,13 @@ impl Controller for NodeLife {
         if !silent {
             plan.requeue(SILENCE_LIMIT - silence);
         }
-        let disruption = Disruption::of(view, node);
+        // The state of all nodes is looked at only where it matters, not at every heartbeat.
+        let unwell = silent || ready_status(node) != Some("True");
+        let disruption = if unwell {
+            Disruption::of(view, node)
+        } else {
+            Disruption::NONE
+        };
         if silent {
             if !disruption.nobody_heard {
                 mark_pods_not_ready(view, &key.name, &mut plan);
@@ -161,7 +176,10 @@ fn mark_unknown(view: &View, node: &Arc<Node>, plan: &mut Plan) -> bool {
     }
     let mut intent = Intent::new(
         NAME,
-        format!("node {name} gave no sign of life for {} s", SILENCE_LIMIT.as_secs()),
+        format!(
+            "node {name} gave no sign of life for {} s",
+            SILENCE_LIMIT.as_secs()
+        ),
         Action::UpdateStatus {
             kind: kinds::NODE,
             object: object_value(&updated),
@@ -181,9 +199,15 @@ fn mark_unknown(view: &View, node: &Arc<Node>, plan: &mut Plan) -> bool {
 
 /// The pods of a lost node leave their Services' endpoints.
 fn mark_pods_not_ready(view: &View, node: &str, plan: &mut Plan) {
-    for pod in view.pods_on(node).filter(|pod| is_ready(pod) && !is_finished(pod)) {
+    for pod in view
+        .pods_on(node)
+        .filter(|pod| is_ready(pod) && !is_finished(pod))
+    {
         let mut updated = Pod::clone(pod);
-        let conditions = updated.status.iter_mut().flat_map(|it| it.conditions.iter_mut().flatten());
+        let conditions = updated
+            .status
+            .iter_mut()
+            .flat_map(|it| it.conditions.iter_mut().flatten());
         for condition in conditions.filter(|condition| condition.type_ == "Ready") {
             condition.status = "False".to_owned();
             condition.last_transition_time = Some(Time(second(view.now())));
@@ -237,7 +261,11 @@ fn wanted_taints(
         let has = has_taint(node, key, NO_EXECUTE);
         // A node that was never ready has nothing to evict.
         let known = ready_status(node).is_some();
-        let evict = if has { !disruption.nobody_heard } else { disruption.may_evict() };
+        let evict = if has {
+            !disruption.nobody_heard
+        } else {
+            disruption.may_evict()
+        };
         if known && evict {
             wanted.push((key, NO_EXECUTE));
         }
@@ -254,8 +282,13 @@ fn wanted_taints(
 }
 
 fn has_taint(node: &Node, key: &str, effect: &str) -> bool {
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    taints.into_iter().any(|taint| taint.key == key && taint.effect == effect)
+    let taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    taints
+        .into_iter()
+        .any(|taint| taint.key == key && taint.effect == effect)
 }
 
 fn write_taints(
@@ -271,7 +304,9 @@ fn write_taints(
         .and_then(|spec| spec.taints.clone())
         .unwrap_or_default();
     let is_wanted = |taint: &Taint| {
-        wanted.iter().any(|(key, effect)| taint.key == *key && taint.effect == *effect)
+        wanted
+            .iter()
+            .any(|(key, effect)| taint.key == *key && taint.effect == *effect)
     };
     let mut taints: Vec<Taint> = old
         .iter()
@@ -291,13 +326,20 @@ fn write_taints(
     if taints == old {
         return;
     }
-    let keys: Vec<String> = wanted.iter().map(|(key, effect)| format!("{key}:{effect}")).collect();
+    let keys: Vec<String> = wanted
+        .iter()
+        .map(|(key, effect)| format!("{key}:{effect}"))
+        .collect();
     let reason = if keys.is_empty() {
         "nothing is wrong with it any more".to_owned()
     } else {
         format!("its state calls for {}", keys.join(", "))
     };
-    let taints = if taints.is_empty() { json!(null) } else { json!(taints) };
+    let taints = if taints.is_empty() {
+        json!(null)
+    } else {
+        json!(taints)
+    };
     plan.push(Intent::new(
         NAME,
         reason,

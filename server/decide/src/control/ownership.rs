@@ -101,7 +101,10 @@ pub(crate) fn adopt(
     let name = owner.name.as_deref().unwrap_or_default();
     set_owners(
         controller,
-        format!("{} {name} selects it and nothing controls it", owner_kind.kind),
+        format!(
+            "{} {name} selects it and nothing controls it",
+            owner_kind.kind
+        ),
         kind,
         object,
         &owners,

@@ -66,13 +66,23 @@ impl Controller for PodGarbage {
     fn reconcile(&self, view: &View, key: &ObjectKey, _seed: u64) -> Plan {
         let mut plan = Plan::default();
         if !key.namespace.is_empty() {
-            if let Some(pod) = view.pod(key).filter(|it| is_terminating(it) && node_of(it).is_none())
+            if let Some(pod) = view
+                .pod(key)
+                .filter(|it| is_terminating(it) && node_of(it).is_none())
             {
                 plan.push(remove(pod, "it was deleted before it had a node"));
             }
         } else if key.name == FINISHED {
-            let surplus = view.index.finished_pods.len().saturating_sub(MAX_FINISHED_PODS);
-            let oldest = view.index.finished_pods.iter().take(surplus.min(MAX_DELETIONS));
+            let surplus = view
+                .index
+                .finished_pods
+                .len()
+                .saturating_sub(MAX_FINISHED_PODS);
+            let oldest = view
+                .index
+                .finished_pods
+                .iter()
+                .take(surplus.min(MAX_DELETIONS));
             for (_, key) in oldest {
                 if let Some(pod) = view.pod(key).filter(|pod| !is_terminating(pod)) {
                     let reason = format!("more than {MAX_FINISHED_PODS} pods are finished");

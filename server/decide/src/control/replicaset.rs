@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use trireme_model::kinds::{self, Kind};
 
 use super::ownership::{self, Claim, claim};
-use super::{Controller, nonzero, object_value, second};
+use super::{Controller, leaving_namespace, nonzero, object_value, second};
 use crate::digest::{fnv1a, mix, name_suffix};
 use crate::intent::{Action, EventRecord, Intent, Plan, Propagation};
 use crate::key::ObjectKey;
@@ -30,7 +30,10 @@ const MAX_GENERATED_BASE_LENGTH: usize = 58;
 pub(crate) struct ReplicaSets;
 
 fn replicas_of(set: &ReplicaSet) -> i32 {
-    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    set.spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1)
 }
 
 impl Controller for ReplicaSets {
@@ -110,7 +113,7 @@ impl Controller for ReplicaSets {
         if !leaves {
             let first_wave = if plan.is_empty() { 0 } else { 1 };
             let wanted = usize::try_from(replicas_of(set)).unwrap_or(0);
-            if active.len() < wanted {
+            if active.len() < wanted && !leaving_namespace(view, &key.namespace) {
                 let missing = (wanted - active.len()).min(BURST_REPLICAS);
                 create_pods(view, set, missing, seed, first_wave, &mut plan);
             } else if active.len() > wanted {

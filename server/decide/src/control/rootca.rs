@@ -55,9 +55,8 @@ impl Controller for RootCas {
             return plan;
         };
         let data = known.data.as_ref();
-        let right = data.is_some_and(|data| {
-            data.len() == 1 && data.get(CA_KEY) == Some(&self.ca_pem)
-        });
+        let right =
+            data.is_some_and(|data| data.len() == 1 && data.get(CA_KEY) == Some(&self.ca_pem));
         if !right && known.metadata.deletion_timestamp.is_none() {
             let mut updated = k8s_openapi::api::core::v1::ConfigMap::clone(known);
             updated.data = Some([(CA_KEY.to_owned(), self.ca_pem.clone())].into());

@@ -20,7 +20,10 @@ const NO_EXECUTE: &str = "NoExecute";
 pub(crate) struct TaintEviction;
 
 fn evicting(node: &Node) -> Vec<&Taint> {
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
     taints.filter(|taint| taint.effect == NO_EXECUTE).collect()
 }
 
@@ -42,7 +45,9 @@ impl Controller for TaintEviction {
             _ => None,
         };
         let node = node.filter(|node| !evicting(node).is_empty());
-        node.map(|node| ObjectKey::of(&node.metadata)).into_iter().collect()
+        node.map(|node| ObjectKey::of(&node.metadata))
+            .into_iter()
+            .collect()
     }
 
     fn reconcile(&self, view: &View, key: &ObjectKey, _seed: u64) -> Plan {
@@ -55,7 +60,10 @@ impl Controller for TaintEviction {
             return plan;
         }
         let since = |taint: &Taint| {
-            let seen = view.silence.taint_seen(&key.name, taint).unwrap_or(view.now());
+            let seen = view
+                .silence
+                .taint_seen(&key.name, taint)
+                .unwrap_or(view.now());
             // The time written by whoever tainted it lets a new leader go on where the last one was.
             let added = taint.time_added.as_ref().map(|at| at.0);
             added.map_or(seen, |added| added.min(seen))
@@ -79,11 +87,7 @@ enum Departure {
 }
 
 /// When a pod has to leave. Of the tolerations that match, the shortest counts.
-fn departure(
-    pod: &Pod,
-    taints: &[&Taint],
-    since: impl Fn(&Taint) -> Timestamp,
-) -> Departure {
+fn departure(pod: &Pod, taints: &[&Taint], since: impl Fn(&Taint) -> Timestamp) -> Departure {
     let tolerations: Vec<&Toleration> = pod
         .spec
         .iter()
@@ -91,7 +95,10 @@ fn departure(
         .collect();
     let mut earliest: Option<Timestamp> = None;
     for taint in taints {
-        let mut matching = tolerations.iter().filter(|it| tolerates(it, taint)).peekable();
+        let mut matching = tolerations
+            .iter()
+            .filter(|it| tolerates(it, taint))
+            .peekable();
         let leaves_at = if matching.peek().is_none() {
             Some(Timestamp::MIN)
         } else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
-use super::interpod::Refusals;
+use super::interpod::Stances;
 use super::tally::Tallies;
 use crate::view::{NodeUsage, PodDemand, Resources, View};
 
@@ -39,7 +39,7 @@ pub(super) struct Cluster<'a> {
     pub next_start: usize,
     domains: BTreeMap<String, Arc<Domains>>,
     pub tallies: Tallies<'a>,
-    pub refusals: Refusals<'a>,
+    pub stances: Stances<'a>,
 }
 
 fn is_hard(taint: &Taint) -> bool {
@@ -63,16 +63,24 @@ impl<'a> Cluster<'a> {
                 usages.next();
             }
             let usage = usages.peek().filter(|(name, _)| **name == key.name);
-            let taints = || node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+            let taints = || {
+                node.spec
+                    .iter()
+                    .flat_map(|spec| spec.taints.iter().flatten())
+            };
             position.insert(key.name.as_str(), nodes.len());
             nodes.push(NodeState {
                 name: &key.name,
                 node,
                 allocatable,
-                usage: usage.map(|(_, usage)| NodeUsage::clone(usage)).unwrap_or_default(),
+                usage: usage
+                    .map(|(_, usage)| NodeUsage::clone(usage))
+                    .unwrap_or_default(),
                 unschedulable: node.spec.as_ref().and_then(|it| it.unschedulable) == Some(true),
                 taints: taints().filter(|taint| is_hard(taint)).collect(),
-                discouragements: taints().filter(|it| it.effect == "PreferNoSchedule").collect(),
+                discouragements: taints()
+                    .filter(|it| it.effect == "PreferNoSchedule")
+                    .collect(),
             });
         }
         let next_start = usize::try_from(seed % nodes.len().max(1) as u64).unwrap_or(0);
@@ -85,7 +93,7 @@ impl<'a> Cluster<'a> {
             next_start,
             domains: BTreeMap::new(),
             tallies: Tallies::default(),
-            refusals: Refusals::default(),
+            stances: Stances::default(),
         }
     }
 
@@ -97,7 +105,12 @@ impl<'a> Cluster<'a> {
         let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
         let mut of_node = Vec::with_capacity(self.nodes.len());
         for state in &self.nodes {
-            let value = state.node.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+            let value = state
+                .node
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(key));
             of_node.push(value.map(|value| {
                 let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
                 *numbers.entry(value.as_str()).or_insert(next)
@@ -117,6 +130,6 @@ impl<'a> Cluster<'a> {
             self.nodes[node].usage.add(demand);
         }
         self.tallies.add(pod, node);
-        self.refusals.add(self.view, pod, node);
+        self.stances.add(self.view, pod, node);
     }
 }

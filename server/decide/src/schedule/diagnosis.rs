@@ -16,8 +16,10 @@ pub(super) struct Diagnosis {
 }
 
 fn histogram(counts: impl Iterator<Item = (String, usize)>) -> String {
-    let mut lines: Vec<String> =
-        counts.filter(|(_, n)| *n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
+    let mut lines: Vec<String> = counts
+        .filter(|(_, n)| *n > 0)
+        .map(|(reason, n)| format!("{n} {reason}"))
+        .collect();
     // By the whole text, number first, as kube-scheduler does.
     lines.sort();
     lines.join(", ")
@@ -53,8 +55,14 @@ impl Diagnosis {
         }
         let preemption = histogram(
             [
-                ("No preemption victims found for incoming pod".to_owned(), self.curable),
-                ("Preemption is not helpful for scheduling".to_owned(), nodes - self.curable),
+                (
+                    "No preemption victims found for incoming pod".to_owned(),
+                    self.curable,
+                ),
+                (
+                    "Preemption is not helpful for scheduling".to_owned(),
+                    nodes - self.curable,
+                ),
             ]
             .into_iter(),
         );

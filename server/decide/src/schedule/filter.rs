@@ -49,18 +49,25 @@ impl Refusal<'_> {
             Refusal::Unschedulable => one("node(s) were unschedulable"),
             Refusal::Taint(taint) => {
                 let value = taint.value.as_deref().unwrap_or_default();
-                vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)]
+                vec![format!(
+                    "node(s) had untolerated taint {{{}: {value}}}",
+                    taint.key
+                )]
             }
             Refusal::NodeAffinity => one("node(s) didn't match Pod's node affinity/selector"),
             Refusal::Ports => one("node(s) didn't have free ports for the requested pod ports"),
-            Refusal::Resources { lacking, too_many_pods, .. } => {
+            Refusal::Resources {
+                lacking,
+                too_many_pods,
+                ..
+            } => {
                 let pods = too_many_pods.then(|| "Too many pods".to_owned());
                 let lacking = lacking.iter().map(|name| format!("Insufficient {name}"));
                 pods.into_iter().chain(lacking).collect()
             }
-            Refusal::SpreadLabel => one(
-                "node(s) didn't match pod topology spread constraints (missing required label)",
-            ),
+            Refusal::SpreadLabel => {
+                one("node(s) didn't match pod topology spread constraints (missing required label)")
+            }
             Refusal::Spread => one("node(s) didn't match pod topology spread constraints"),
             Refusal::PodAffinity => one("node(s) didn't match pod affinity rules"),
             Refusal::PodAntiAffinity => one("node(s) didn't match pod anti-affinity rules"),
@@ -106,7 +113,12 @@ pub(super) fn check<'a>(
     if profile.selects_nodes && !nodeaffinity::allows(profile.spec, state.node) {
         return Err(Refusal::NodeAffinity);
     }
-    if profile.demand.host_ports.iter().any(|port| is_taken(port, &state.usage)) {
+    if profile
+        .demand
+        .host_ports
+        .iter()
+        .any(|port| is_taken(port, &state.usage))
+    {
         return Err(Refusal::Ports);
     }
     fits(profile, state)?;
@@ -119,11 +131,14 @@ pub(super) fn check<'a>(
 fn is_taken(port: &HostPort, usage: &NodeUsage) -> bool {
     const ANY: &str = "0.0.0.0";
     let (protocol, address, number) = port;
-    usage.host_ports.keys().any(|(other_protocol, other_address, other_number)| {
-        number == other_number
-            && protocol == other_protocol
-            && (address == other_address || address == ANY || other_address == ANY)
-    })
+    usage
+        .host_ports
+        .keys()
+        .any(|(other_protocol, other_address, other_number)| {
+            number == other_number
+                && protocol == other_protocol
+                && (address == other_address || address == ANY || other_address == ANY)
+        })
 }
 
 fn fits<'a>(profile: &Profile<'_>, state: &NodeState<'a>) -> Result<(), Refusal<'a>> {
@@ -140,7 +155,12 @@ fn fits<'a>(profile: &Profile<'_>, state: &NodeState<'a>) -> Result<(), Refusal<
         }
     };
     measure("cpu", wanted.cpu_milli, has.cpu_milli, used.cpu_milli);
-    measure("memory", wanted.memory_bytes, has.memory_bytes, used.memory_bytes);
+    measure(
+        "memory",
+        wanted.memory_bytes,
+        has.memory_bytes,
+        used.memory_bytes,
+    );
     measure(
         "ephemeral-storage",
         wanted.ephemeral_storage_bytes,

@@ -42,15 +42,27 @@ pub(super) struct Company {
 pub(super) fn scope(view: &View, pod: &Pod, term: &PodAffinityTerm) -> Scope {
     let mut namespaces: BTreeSet<String> = term.namespaces.iter().flatten().cloned().collect();
     if let Some(selector) = &term.namespace_selector {
-        let picked = view.namespaces.values().filter(|it| selects(selector, &it.metadata));
+        let picked = view
+            .namespaces
+            .values()
+            .filter(|it| selects(selector, &it.metadata));
         namespaces.extend(picked.filter_map(|it| it.metadata.name.clone()));
     } else if namespaces.is_empty() {
         namespaces.extend(pod.metadata.namespace.clone());
     }
     let mut selector = term.label_selector.clone().unwrap_or_else(nothing);
-    let own = |key: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
+    let own = |key: &str| {
+        pod.metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(key))
+            .cloned()
+    };
     let mut expressions = selector.match_expressions.take().unwrap_or_default();
-    let keys = [(&term.match_label_keys, "In"), (&term.mismatch_label_keys, "NotIn")];
+    let keys = [
+        (&term.match_label_keys, "In"),
+        (&term.mismatch_label_keys, "NotIn"),
+    ];
     for (keys, operator) in keys {
         for key in keys.iter().flatten() {
             if let Some(value) = own(key) {
@@ -104,26 +116,38 @@ fn count(cluster: &mut Cluster<'_>, key: &str, scope: Scope) -> (Term, u32) {
     (Term { domains, counts }, tally.total)
 }
 
+/// Weights on nodes, summed by domain.
+fn weigh(cluster: &mut Cluster<'_>, key: &str, nodes: &BTreeMap<usize, i64>) -> Term {
+    let domains = cluster.domains(key);
+    let mut counts = vec![0i64; domains.count];
+    for (node, weight) in nodes {
+        if let Some(domain) = domains.of_node[*node] {
+            counts[domain as usize] += weight;
+        }
+    }
+    Term { domains, counts }
+}
+
 impl Company {
     pub fn of(cluster: &mut Cluster<'_>, pod: &Arc<Pod>, spec: &PodSpec) -> Company {
         let mut company = Company::default();
-        for (key, nodes) in cluster.refusals.of(cluster.view, &cluster.position, pod) {
-            let domains = cluster.domains(&key);
-            let mut counts = vec![0i64; domains.count];
-            for node in nodes {
-                if let Some(domain) = domains.of_node[node] {
-                    counts[domain as usize] += 1;
-                }
-            }
-            company.avoided_by.push(Term { domains, counts });
+        let stance = cluster
+            .stances
+            .towards(cluster.view, &cluster.position, pod);
+        for (key, nodes) in &stance.refuses {
+            company.avoided_by.push(weigh(cluster, key, nodes));
+        }
+        for (key, nodes) in &stance.likes {
+            company.prefers.push((1, weigh(cluster, key, nodes)));
         }
         let Some(affinity) = spec.affinity.as_ref() else {
             return company;
         };
         let view = cluster.view;
         if let Some(wanted) = affinity.pod_affinity.as_ref() {
-            let required =
-                wanted.required_during_scheduling_ignored_during_execution.as_deref();
+            let required = wanted
+                .required_during_scheduling_ignored_during_execution
+                .as_deref();
             let required = required.unwrap_or_default();
             let scopes: Vec<Scope> = required.iter().map(|it| scope(view, pod, it)).collect();
             if let Some(common) = common(&scopes) {
@@ -135,7 +159,9 @@ impl Company {
                 }
                 company.is_first = total == 0 && scopes.iter().all(|scope| scope.picks(pod));
             }
-            let preferred = wanted.preferred_during_scheduling_ignored_during_execution.iter();
+            let preferred = wanted
+                .preferred_during_scheduling_ignored_during_execution
+                .iter();
             for weighted in preferred.flatten() {
                 let term = &weighted.pod_affinity_term;
                 let (term, _) = count(cluster, &term.topology_key, scope(view, pod, term));
@@ -143,12 +169,16 @@ impl Company {
             }
         }
         if let Some(unwanted) = affinity.pod_anti_affinity.as_ref() {
-            let required = unwanted.required_during_scheduling_ignored_during_execution.iter();
+            let required = unwanted
+                .required_during_scheduling_ignored_during_execution
+                .iter();
             for term in required.flatten() {
                 let (term, _) = count(cluster, &term.topology_key, scope(view, pod, term));
                 company.avoids.push(term);
             }
-            let preferred = unwanted.preferred_during_scheduling_ignored_during_execution.iter();
+            let preferred = unwanted
+                .preferred_during_scheduling_ignored_during_execution
+                .iter();
             for weighted in preferred.flatten() {
                 let term = &weighted.pod_affinity_term;
                 let (term, _) = count(cluster, &term.topology_key, scope(view, pod, term));
@@ -170,10 +200,18 @@ impl Company {
                 Some(_) => {}
             }
         }
-        if self.avoids.iter().any(|term| term.at(node).is_some_and(|count| count > 0)) {
+        if self
+            .avoids
+            .iter()
+            .any(|term| term.at(node).is_some_and(|count| count > 0))
+        {
             return Err(Refusal::PodAntiAffinity);
         }
-        if self.avoided_by.iter().any(|term| term.at(node).is_some_and(|count| count > 0)) {
+        if self
+            .avoided_by
+            .iter()
+            .any(|term| term.at(node).is_some_and(|count| count > 0))
+        {
             return Err(Refusal::ExistingAntiAffinity);
         }
         Ok(())
@@ -186,82 +224,139 @@ impl Company {
         }
         let sum = |node: &usize| -> i64 {
             let terms = self.prefers.iter();
-            terms.map(|(weight, term)| weight * term.at(*node).unwrap_or(0)).sum()
+            terms
+                .map(|(weight, term)| weight * term.at(*node).unwrap_or(0))
+                .sum()
         };
         let sums: Vec<i64> = nodes.iter().map(sum).collect();
         let most = sums.iter().copied().max().unwrap_or(0);
         let least = sums.iter().copied().min().unwrap_or(0);
         let scaled = |sum: &i64| {
-            if most == least { 0 } else { 100 * (sum - least) / (most - least) }
+            if most == least {
+                0
+            } else {
+                100 * (sum - least) / (most - least)
+            }
         };
         sums.iter().map(scaled).collect()
     }
 }
+
+/// What a pod's required affinity is worth to those it seeks, in points of preference: kube-scheduler's
+/// `hardPodAffinityWeight`.
+const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
 
 fn refusing_terms(pod: &Pod) -> &[PodAffinityTerm] {
     pod.spec
         .as_ref()
         .and_then(|spec| spec.affinity.as_ref())
         .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
-        .and_then(|anti| anti.required_during_scheduling_ignored_during_execution.as_deref())
+        .and_then(|anti| {
+            anti.required_during_scheduling_ignored_during_execution
+                .as_deref()
+        })
         .unwrap_or_default()
 }
 
-/// By topology key, the nodes of pods whose anti-affinity refuses a newcomer.
-type Refused = BTreeMap<String, BTreeSet<usize>>;
-
-/// Which placed pods refuse which newcomers: found once per plan for each namespace and labels, then
-/// kept up with the plan's own placements.
-#[derive(Default)]
-pub(super) struct Refusals<'a> {
-    by_newcomer: BTreeMap<(Option<String>, Option<Labels>), (Pod, Refused)>,
-    placed: Vec<(&'a Arc<Pod>, usize)>,
+/// The terms by which a pod likes others near it, with their weights; negative for dislike.
+fn liking_terms(pod: &Pod) -> Vec<(i64, &PodAffinityTerm)> {
+    let mut terms = Vec::new();
+    let Some(affinity) = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref()) else {
+        return terms;
+    };
+    if let Some(wanted) = affinity.pod_affinity.as_ref() {
+        let required = wanted
+            .required_during_scheduling_ignored_during_execution
+            .iter()
+            .flatten();
+        terms.extend(required.map(|term| (REQUIRED_AFFINITY_WEIGHT, term)));
+        let preferred = wanted
+            .preferred_during_scheduling_ignored_during_execution
+            .iter()
+            .flatten();
+        terms.extend(preferred.map(|it| (i64::from(it.weight), &it.pod_affinity_term)));
+    }
+    if let Some(unwanted) = affinity.pod_anti_affinity.as_ref() {
+        let preferred = unwanted
+            .preferred_during_scheduling_ignored_during_execution
+            .iter()
+            .flatten();
+        terms.extend(preferred.map(|it| (-i64::from(it.weight), &it.pod_affinity_term)));
+    }
+    terms
 }
 
-fn note(view: &View, placed: &Pod, node: usize, newcomer: &Pod, refused: &mut Refused) {
-    for term in refusing_terms(placed) {
-        if scope(view, placed, term).picks(newcomer) {
-            refused.entry(term.topology_key.clone()).or_default().insert(node);
+/// Weights on nodes, by topology key.
+type OnNodes = BTreeMap<String, BTreeMap<usize, i64>>;
+
+/// How the placed pods stand to a newcomer: where they refuse it, and where they like it to be.
+#[derive(Clone, Default)]
+pub(super) struct Stance {
+    refuses: OnNodes,
+    likes: OnNodes,
+}
+
+impl Stance {
+    fn note(&mut self, view: &View, placed: &Pod, node: usize, newcomer: &Pod) {
+        for term in refusing_terms(placed) {
+            if scope(view, placed, term).picks(newcomer) {
+                let nodes = self.refuses.entry(term.topology_key.clone()).or_default();
+                *nodes.entry(node).or_default() += 1;
+            }
+        }
+        for (weight, term) in liking_terms(placed) {
+            if scope(view, placed, term).picks(newcomer) {
+                let nodes = self.likes.entry(term.topology_key.clone()).or_default();
+                *nodes.entry(node).or_default() += weight;
+            }
         }
     }
 }
 
-impl<'a> Refusals<'a> {
-    fn of(&mut self, view: &View, position: &BTreeMap<&str, usize>, pod: &Pod) -> Refused {
-        if view.index.anti_affinity_pods.is_empty() && self.placed.is_empty() {
-            return Refused::new();
+/// The stances of this plan: found once for each namespace and labels of newcomers, then kept up with
+/// the plan's own placements.
+#[derive(Default)]
+pub(super) struct Stances<'a> {
+    by_newcomer: BTreeMap<(Option<String>, Option<Labels>), (Pod, Arc<Stance>)>,
+    placed: Vec<(&'a Arc<Pod>, usize)>,
+}
+
+impl<'a> Stances<'a> {
+    fn towards(&mut self, view: &View, position: &BTreeMap<&str, usize>, pod: &Pod) -> Arc<Stance> {
+        let opinionated = &view.index.opinionated_pods;
+        if opinionated.is_empty() && self.placed.is_empty() {
+            return Arc::default();
         }
         let identity = (pod.metadata.namespace.clone(), pod.metadata.labels.clone());
-        if let Some((_, refused)) = self.by_newcomer.get(&identity) {
-            return refused.clone();
+        if let Some((_, stance)) = self.by_newcomer.get(&identity) {
+            return stance.clone();
         }
-        let mut refused = Refused::new();
-        for key in &view.index.anti_affinity_pods {
-            let Some(placed) = view.pod(key) else {
-                continue;
-            };
+        let mut stance = Stance::default();
+        for placed in opinionated.iter().filter_map(|key| view.pod(key)) {
             if let Some(node) = node_of(placed).and_then(|node| position.get(node)) {
-                note(view, placed, *node, pod, &mut refused);
+                stance.note(view, placed, *node, pod);
             }
         }
         for (placed, node) in &self.placed {
-            note(view, placed, *node, pod, &mut refused);
+            stance.note(view, placed, *node, pod);
         }
         let newcomer = Pod {
             metadata: pod.metadata.clone(),
             ..Pod::default()
         };
-        self.by_newcomer.insert(identity, (newcomer, refused.clone()));
-        refused
+        let stance = Arc::new(stance);
+        self.by_newcomer
+            .insert(identity, (newcomer, stance.clone()));
+        stance
     }
 
     pub fn add(&mut self, view: &View, pod: &'a Arc<Pod>, node: usize) {
-        if refusing_terms(pod).is_empty() {
+        if refusing_terms(pod).is_empty() && liking_terms(pod).is_empty() {
             return;
         }
         self.placed.push((pod, node));
-        for (newcomer, refused) in self.by_newcomer.values_mut() {
-            note(view, pod, node, newcomer, refused);
+        for (newcomer, stance) in self.by_newcomer.values_mut() {
+            Arc::make_mut(stance).note(view, pod, node, newcomer);
         }
     }
 }

@@ -10,7 +10,8 @@ fn holds(requirement: &NodeSelectorRequirement, own: Option<&str>) -> bool {
     let compare = |wanted: std::cmp::Ordering| {
         let own = own.and_then(|own| own.parse::<i64>().ok());
         let bound = values().next().and_then(|value| value.parse::<i64>().ok());
-        own.zip(bound).is_some_and(|(own, bound)| own.cmp(&bound) == wanted)
+        own.zip(bound)
+            .is_some_and(|(own, bound)| own.cmp(&bound) == wanted)
     };
     match requirement.operator.as_str() {
         "In" => own.is_some_and(listed),
@@ -58,7 +59,10 @@ pub(super) fn allows(spec: &PodSpec, node: &Node) -> bool {
         .all(|(name, value)| labels.and_then(|labels| labels.get(name)) == Some(value));
     selector_holds
         && required(spec).is_none_or(|selector| {
-            selector.node_selector_terms.iter().any(|term| term_matches(term, node))
+            selector
+                .node_selector_terms
+                .iter()
+                .any(|term| term_matches(term, node))
         })
 }
 
@@ -67,7 +71,11 @@ pub(super) fn preference(spec: &PodSpec, node: &Node) -> i64 {
     spec.affinity
         .iter()
         .filter_map(|affinity| affinity.node_affinity.as_ref())
-        .flat_map(|it| it.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+        .flat_map(|it| {
+            it.preferred_during_scheduling_ignored_during_execution
+                .iter()
+                .flatten()
+        })
         .filter(|preferred| term_matches(&preferred.preference, node))
         .map(|preferred| i64::from(preferred.weight))
         .sum()

@@ -27,7 +27,10 @@ fn nodes_to_find(nodes: usize) -> usize {
 /// The position of the node for the pod, or why there is none.
 pub(super) fn place(cluster: &mut Cluster<'_>, pod: &Arc<Pod>) -> Result<usize, Diagnosis> {
     let nodes = cluster.nodes.len();
-    let never_preempts = pod.spec.as_ref().and_then(|spec| spec.preemption_policy.as_deref())
+    let never_preempts = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.preemption_policy.as_deref())
         == Some("Never");
     let mut diagnosis = Diagnosis::new(nodes, never_preempts);
     let Some(profile) = Profile::of(cluster, pod) else {

@@ -41,10 +41,15 @@ impl<'a> Profile<'a> {
             effect: "NoSchedule".to_owned(),
             ..Taint::default()
         };
-        let node_affinity = spec.affinity.as_ref().and_then(|it| it.node_affinity.as_ref());
+        let node_affinity = spec
+            .affinity
+            .as_ref()
+            .and_then(|it| it.node_affinity.as_ref());
         let selects_nodes = spec.node_selector.as_ref().is_some_and(|it| !it.is_empty())
             || node_affinity.is_some_and(|affinity| {
-                affinity.required_during_scheduling_ignored_during_execution.is_some()
+                affinity
+                    .required_during_scheduling_ignored_during_execution
+                    .is_some()
             });
         let prefers_nodes = node_affinity.is_some_and(|affinity| {
             affinity

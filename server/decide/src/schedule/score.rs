@@ -27,12 +27,17 @@ pub(super) fn scores(
     nodes: &[usize],
 ) -> [Vec<i64>; PLUGINS.len()] {
     let each = |score: &dyn Fn(&NodeState<'_>) -> i64| -> Vec<i64> {
-        nodes.iter().map(|node| score(&cluster.nodes[*node])).collect()
+        nodes
+            .iter()
+            .map(|node| score(&cluster.nodes[*node]))
+            .collect()
     };
     [
         fewest_best(each(&|state| intolerable(profile, &state.discouragements))),
         if profile.prefers_nodes {
-            most_best(each(&|state| nodeaffinity::preference(profile.spec, state.node)))
+            most_best(each(&|state| {
+                nodeaffinity::preference(profile.spec, state.node)
+            }))
         } else {
             vec![0; nodes.len()]
         },
@@ -67,18 +72,29 @@ fn most_best(counts: Vec<i64>) -> Vec<i64> {
     if most == 0 {
         return counts;
     }
-    counts.into_iter().map(|count| MAX_SCORE * count / most).collect()
+    counts
+        .into_iter()
+        .map(|count| MAX_SCORE * count / most)
+        .collect()
 }
 
 /// Scales so that a count of zero gets 100.
 fn fewest_best(counts: Vec<i64>) -> Vec<i64> {
     let most = counts.iter().copied().max().unwrap_or(0);
-    let scaled = |count: i64| if most == 0 { MAX_SCORE } else { MAX_SCORE - MAX_SCORE * count / most };
+    let scaled = |count: i64| {
+        if most == 0 {
+            MAX_SCORE
+        } else {
+            MAX_SCORE - MAX_SCORE * count / most
+        }
+    };
     counts.into_iter().map(scaled).collect()
 }
 
 fn intolerable(profile: &Profile<'_>, taints: &[&Taint]) -> i64 {
-    let bad = taints.iter().filter(|taint| !toleration::any_tolerates(profile.tolerations, taint));
+    let bad = taints
+        .iter()
+        .filter(|taint| !toleration::any_tolerates(profile.tolerations, taint));
     i64::try_from(bad.count()).unwrap_or(i64::MAX)
 }
 
@@ -90,7 +106,10 @@ fn least_allocated(profile: &Profile<'_>, state: &NodeState<'_>) -> i64 {
             state.allocatable.cpu_milli,
         ),
         (
-            state.usage.scored_memory_bytes.saturating_add(profile.demand.scored_memory_bytes),
+            state
+                .usage
+                .scored_memory_bytes
+                .saturating_add(profile.demand.scored_memory_bytes),
             state.allocatable.memory_bytes,
         ),
     ];
@@ -122,8 +141,11 @@ fn balanced_allocation(profile: &Profile<'_>, state: &NodeState<'_>) -> i64 {
         }
         Some(share(used.saturating_add(wanted), has, UNIT).min(UNIT))
     };
-    let (used, wanted, has) =
-        (&state.usage.requested, &profile.demand.requests, state.allocatable);
+    let (used, wanted, has) = (
+        &state.usage.requested,
+        &profile.demand.requests,
+        state.allocatable,
+    );
     let cpu = fraction(used.cpu_milli, wanted.cpu_milli, has.cpu_milli);
     let memory = fraction(used.memory_bytes, wanted.memory_bytes, has.memory_bytes);
     let deviation = match (cpu, memory) {
@@ -139,9 +161,15 @@ const IMAGE_MAX_BYTES: i64 = 1000 * 1024 * 1024;
 
 fn image_locality(cluster: &Cluster<'_>, profile: &Profile<'_>, nodes: &[usize]) -> Vec<i64> {
     let spec = profile.spec;
-    let containers: Vec<&Container> =
-        spec.init_containers.iter().flatten().chain(&spec.containers).collect();
-    let total_nodes = i64::try_from(cluster.nodes.len()).unwrap_or(i64::MAX).max(1);
+    let containers: Vec<&Container> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .collect();
+    let total_nodes = i64::try_from(cluster.nodes.len())
+        .unwrap_or(i64::MAX)
+        .max(1);
     // What each image is worth where it is present: its size, less if few nodes have it.
     let wanted: Vec<(String, i64)> = containers
         .iter()
@@ -160,7 +188,11 @@ fn image_locality(cluster: &Cluster<'_>, profile: &Profile<'_>, nodes: &[usize])
         .iter()
         .map(|node| {
             let status = cluster.nodes[*node].node.status.as_ref();
-            let images = || status.iter().flat_map(|status| status.images.iter().flatten());
+            let images = || {
+                status
+                    .iter()
+                    .flat_map(|status| status.images.iter().flatten())
+            };
             let present = |name: &String| {
                 images().any(|image| image.names.iter().flatten().any(|own| own == name))
             };

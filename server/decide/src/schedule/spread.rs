@@ -49,7 +49,11 @@ fn scope(pod: &Pod, constraint: &TopologySpreadConstraint) -> Scope {
     // Without a selector a constraint counts nothing.
     let mut selector = constraint.label_selector.clone().unwrap_or_else(nothing);
     for key in constraint.match_label_keys.iter().flatten() {
-        let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        let own = pod
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(key));
         if let Some(own) = own {
             let labels = selector.match_labels.get_or_insert_default();
             labels.entry(key.clone()).or_insert_with(|| own.clone());
@@ -89,7 +93,10 @@ fn is_counted(
     }
     if constraint.node_taints_policy.as_deref() == Some("Honor") {
         let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-        return state.taints.iter().all(|taint| toleration::any_tolerates(tolerations, taint));
+        return state
+            .taints
+            .iter()
+            .all(|taint| toleration::any_tolerates(tolerations, taint));
     }
     true
 }
@@ -109,8 +116,10 @@ pub(super) fn hard(cluster: &mut Cluster<'_>, pod: &Pod, spec: &PodSpec) -> Vec<
     if wanted.is_empty() {
         return Vec::new();
     }
-    let all: Vec<Arc<Domains>> =
-        wanted.iter().map(|constraint| cluster.domains(&constraint.topology_key)).collect();
+    let all: Vec<Arc<Domains>> = wanted
+        .iter()
+        .map(|constraint| cluster.domains(&constraint.topology_key))
+        .collect();
     let mut result = Vec::with_capacity(wanted.len());
     for (constraint, domains) in wanted.iter().zip(&all) {
         let scope = scope(pod, constraint);
@@ -173,7 +182,10 @@ pub(super) fn soft(
     pod: &Pod,
     spec: &PodSpec,
 ) -> (Vec<SoftSpread>, bool) {
-    let own = spec.topology_spread_constraints.as_ref().is_some_and(|own| !own.is_empty());
+    let own = spec
+        .topology_spread_constraints
+        .as_ref()
+        .is_some_and(|own| !own.is_empty());
     if own {
         let soft = constraints(spec, "ScheduleAnyway")
             .map(|constraint| {
@@ -216,7 +228,10 @@ fn default_selector(cluster: &Cluster<'_>, pod: &Pod) -> Option<LabelSelector> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     for (_, service) in in_namespace(&cluster.view.services, namespace) {
-        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let selector = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref());
         if let Some(selector) = selector.filter(|it| map_selects(it, &pod.metadata)) {
             labels.extend(selector.clone());
         }
@@ -231,7 +246,11 @@ fn default_selector(cluster: &Cluster<'_>, pod: &Pod) -> Option<LabelSelector> {
     let mut expressions = None;
     if let Some(spec) = owner {
         labels.extend(spec.selector.match_labels.clone().unwrap_or_default());
-        expressions = spec.selector.match_expressions.clone().filter(|it| !it.is_empty());
+        expressions = spec
+            .selector
+            .match_expressions
+            .clone()
+            .filter(|it| !it.is_empty());
     }
     if labels.is_empty() && expressions.is_none() {
         return None;
@@ -256,10 +275,17 @@ pub(super) fn score(
     let ignored = |node: usize| {
         needs_all_labels
             && constraints.iter().any(|constraint| {
-                constraint.domains.as_ref().is_some_and(|it| it.of_node[node].is_none())
+                constraint
+                    .domains
+                    .as_ref()
+                    .is_some_and(|it| it.of_node[node].is_none())
             })
     };
-    let scored: Vec<usize> = nodes.iter().copied().filter(|node| !ignored(*node)).collect();
+    let scored: Vec<usize> = nodes
+        .iter()
+        .copied()
+        .filter(|node| !ignored(*node))
+        .collect();
     let mut sums = vec![0f64; nodes.len()];
     for constraint in constraints {
         let tally = cluster.tallies.get(constraint.tally);
@@ -298,7 +324,12 @@ pub(super) fn score(
     }
     // Fewer is better: turned around and scaled to 100.
     let rounded: Vec<i64> = sums.iter().map(|sum| sum.round() as i64).collect();
-    let counted = || nodes.iter().zip(&rounded).filter(|(node, _)| !ignored(**node));
+    let counted = || {
+        nodes
+            .iter()
+            .zip(&rounded)
+            .filter(|(node, _)| !ignored(**node))
+    };
     let most = counted().map(|(_, sum)| *sum).max().unwrap_or(0);
     let least = counted().map(|(_, sum)| *sum).min().unwrap_or(0);
     nodes

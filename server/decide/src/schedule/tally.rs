@@ -129,7 +129,11 @@ impl<'a> Tallies<'a> {
             .iter()
             .flatten()
             .filter_map(|(name, value)| self.by_label.get(&(name.clone(), value.clone())));
-        let ids: Vec<TallyId> = labelled.flatten().chain(&self.without_label).copied().collect();
+        let ids: Vec<TallyId> = labelled
+            .flatten()
+            .chain(&self.without_label)
+            .copied()
+            .collect();
         for id in ids {
             let tally = &mut self.tallies[id];
             if tally.scope.picks(pod) {

@@ -24,7 +24,9 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 pub(super) fn any_tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    tolerations
+        .iter()
+        .any(|toleration| tolerates(toleration, taint))
 }
 
 #[cfg(test)]
@@ -43,9 +45,13 @@ mod tests {
         assert!(check(json!({"operator": "Exists"})));
         assert!(check(json!({"key": "role", "operator": "Exists"})));
         assert!(check(json!({"key": "role", "value": "db"})));
-        assert!(check(json!({"key": "role", "value": "db", "effect": "NoSchedule"})));
+        assert!(check(
+            json!({"key": "role", "value": "db", "effect": "NoSchedule"})
+        ));
         assert!(!check(json!({"key": "role", "value": "web"})));
-        assert!(!check(json!({"key": "role", "value": "db", "effect": "NoExecute"})));
+        assert!(!check(
+            json!({"key": "role", "value": "db", "effect": "NoExecute"})
+        ));
         assert!(!check(json!({"key": "zone", "operator": "Exists"})));
         assert!(!check(json!({"value": "db"})));
     }

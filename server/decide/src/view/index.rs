@@ -24,10 +24,8 @@ pub(crate) struct Indexes {
     pods_by_label: BTreeMap<String, BTreeMap<String, BTreeMap<String, BTreeSet<ObjectKey>>>>,
     /// Pods that wait for a node and are not finished or being deleted.
     pub pending_pods: BTreeSet<ObjectKey>,
-    /// Pods on a node that refuse company: required anti-affinity.
-    pub anti_affinity_pods: BTreeSet<ObjectKey>,
-    /// Pods on a node with preferred or required affinity, or preferred anti-affinity.
-    pub affinity_pods: BTreeSet<ObjectKey>,
+    /// Pods on a node that care who is near them: affinity or anti-affinity between pods.
+    pub opinionated_pods: BTreeSet<ObjectKey>,
     /// Succeeded and failed pods, oldest first.
     pub finished_pods: BTreeSet<(Option<Timestamp>, ObjectKey)>,
     /// By when they were last seen, oldest first.
@@ -163,11 +161,7 @@ impl Indexes {
 
     fn add_pod(&mut self, key: &ObjectKey, pod: &Pod) {
         match controller_of(&pod.metadata) {
-            Some(owner) => put(
-                &mut self.pods_by_controller,
-                owner.uid.clone(),
-                key.clone(),
-            ),
+            Some(owner) => put(&mut self.pods_by_controller, owner.uid.clone(), key.clone()),
             None => put(&mut self.orphan_pods, key.namespace.clone(), key.clone()),
         }
         for (name, value) in pod.metadata.labels.iter().flatten() {
@@ -188,26 +182,12 @@ impl Indexes {
                 if is_finished(pod) {
                     return;
                 }
-                let Some(affinity) = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref())
-                else {
-                    return;
-                };
-                let anti = affinity.pod_anti_affinity.as_ref();
-                if anti.is_some_and(|anti| {
-                    anti.required_during_scheduling_ignored_during_execution
-                        .as_ref()
-                        .is_some_and(|terms| !terms.is_empty())
-                }) {
-                    self.anti_affinity_pods.insert(key.clone());
-                }
-                let wants = affinity.pod_affinity.is_some()
-                    || anti.is_some_and(|anti| {
-                        anti.preferred_during_scheduling_ignored_during_execution
-                            .as_ref()
-                            .is_some_and(|terms| !terms.is_empty())
-                    });
-                if wants {
-                    self.affinity_pods.insert(key.clone());
+                let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+                let opinionated = affinity.is_some_and(|affinity| {
+                    affinity.pod_affinity.is_some() || affinity.pod_anti_affinity.is_some()
+                });
+                if opinionated {
+                    self.opinionated_pods.insert(key.clone());
                 }
             }
             None => {
@@ -241,7 +221,6 @@ impl Indexes {
         }
         self.finished_pods.remove(&(created(pod), key.clone()));
         self.pending_pods.remove(key);
-        self.anti_affinity_pods.remove(key);
-        self.affinity_pods.remove(key);
+        self.opinionated_pods.remove(key);
     }
 }

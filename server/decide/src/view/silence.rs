@@ -85,7 +85,10 @@ impl Silence {
 
     fn observe_taints(&mut self, name: &str, node: &Node, now: Timestamp) {
         let known = self.taints.remove(name).unwrap_or_default();
-        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        let taints = node
+            .spec
+            .iter()
+            .flat_map(|spec| spec.taints.iter().flatten());
         let seen: BTreeMap<_, _> = taints
             .filter(|taint| taint.effect == "NoExecute")
             .map(|taint| (taint.key.clone(), taint.value.clone()))

@@ -181,12 +181,12 @@ impl PodDemand {
         };
         let scored = sum(true);
         let mut host_ports = Vec::new();
-        let containers = spec
-            .containers
-            .iter()
-            .chain(spec.init_containers.iter().flatten().filter(|container| {
-                container.restart_policy.as_deref() == Some("Always")
-            }));
+        let containers = spec.containers.iter().chain(
+            spec.init_containers
+                .iter()
+                .flatten()
+                .filter(|container| container.restart_policy.as_deref() == Some("Always")),
+        );
         for port in containers.flat_map(|container| container.ports.iter().flatten()) {
             if let Some(number) = port.host_port.filter(|number| *number > 0) {
                 let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());

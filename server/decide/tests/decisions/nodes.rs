@@ -22,17 +22,30 @@ fn cluster(seed: u64, nodes: &[&str]) -> World {
 
 fn taints(world: &World, node: &str) -> Vec<String> {
     let node = world.get(kinds::NODE, "", node).unwrap();
-    let taints = at(node, "/spec/taints").as_array().cloned().unwrap_or_default();
+    let taints = at(node, "/spec/taints")
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let text = |taint: &Value, field: &str| taint[field].as_str().unwrap().to_owned();
-    taints.iter().map(|it| format!("{}:{}", text(it, "key"), text(it, "effect"))).collect()
+    taints
+        .iter()
+        .map(|it| format!("{}:{}", text(it, "key"), text(it, "effect")))
+        .collect()
 }
 
 fn ready_status(world: &World, node: &str) -> Value {
-    at(world.get(kinds::NODE, "", node).unwrap(), "/status/conditions/0/status")
+    at(
+        world.get(kinds::NODE, "", node).unwrap(),
+        "/status/conditions/0/status",
+    )
 }
 
 fn pods_on(world: &World, node: &str) -> usize {
-    world.active_pods().iter().filter(|pod| pod["spec"]["nodeName"] == node).count()
+    world
+        .active_pods()
+        .iter()
+        .filter(|pod| pod["spec"]["nodeName"] == node)
+        .count()
 }
 
 #[test]
@@ -47,10 +60,18 @@ fn a_silent_node_is_tainted_and_its_pods_replaced() {
     assert_eq!(ready_status(&world, "n2"), "Unknown");
     assert_eq!(
         taints(&world, "n2"),
-        ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"]
+        [
+            "node.kubernetes.io/unreachable:NoSchedule",
+            "node.kubernetes.io/unreachable:NoExecute"
+        ]
     );
     assert!(world.has_event("NodeNotReady", "Node n2 status is now: NodeNotReady"));
-    assert!(world.events.iter().any(|(reason, _)| reason == "TaintManagerEviction"));
+    assert!(
+        world
+            .events
+            .iter()
+            .any(|(reason, _)| reason == "TaintManagerEviction")
+    );
     assert_eq!(pods_on(&world, "n2"), 0);
     assert_eq!(world.ready_pods(), 4);
     world.assert_fixpoint();
@@ -73,7 +94,10 @@ fn when_all_nodes_fall_silent_nothing_is_evicted() {
     assert_eq!(world.ready_pods(), 4, "nobody else could serve");
     for node in ["n1", "n2", "n3"] {
         assert_eq!(ready_status(&world, node), "Unknown");
-        assert_eq!(taints(&world, node), ["node.kubernetes.io/unreachable:NoSchedule"]);
+        assert_eq!(
+            taints(&world, node),
+            ["node.kubernetes.io/unreachable:NoSchedule"]
+        );
     }
     // One returns: now the others are lost for certain.
     world.alive.insert("n1".to_owned());
@@ -89,7 +113,10 @@ fn most_of_a_small_zone_lost_at_once_evicts_nothing() {
         world.alive.remove(node);
     }
     world.pass(SignedDuration::from_secs(30));
-    assert_eq!(taints(&world, "n1"), ["node.kubernetes.io/unreachable:NoSchedule"]);
+    assert_eq!(
+        taints(&world, "n1"),
+        ["node.kubernetes.io/unreachable:NoSchedule"]
+    );
     assert_eq!(world.all(kinds::POD).len(), 4);
 }
 
@@ -133,11 +160,18 @@ fn a_new_leader_gives_every_node_its_full_grace() {
 #[test]
 fn cordoned_nodes_are_tainted_as_unschedulable() {
     let mut world = cluster(6, &["n1", "n2"]);
-    world.edit(kinds::NODE, "n1", |it| it["spec"]["unschedulable"] = json!(true));
+    world.edit(kinds::NODE, "n1", |it| {
+        it["spec"]["unschedulable"] = json!(true)
+    });
     world.settle();
-    assert_eq!(taints(&world, "n1"), ["node.kubernetes.io/unschedulable:NoSchedule"]);
+    assert_eq!(
+        taints(&world, "n1"),
+        ["node.kubernetes.io/unschedulable:NoSchedule"]
+    );
     assert_eq!(world.active_pods().len(), 4);
-    world.edit(kinds::NODE, "n1", |it| it["spec"]["unschedulable"] = json!(false));
+    world.edit(kinds::NODE, "n1", |it| {
+        it["spec"]["unschedulable"] = json!(false)
+    });
     world.settle();
     assert!(taints(&world, "n1").is_empty());
     world.assert_fixpoint();
@@ -159,7 +193,9 @@ fn every_node_gets_its_own_range() {
 fn pods_of_a_deleted_node_are_removed() {
     let mut world = cluster(8, &["n1", "n2"]);
     world.alive.remove("n2");
-    world.delete(kinds::NODE, ObjectKey::cluster("n2"), None, "Background").unwrap();
+    world
+        .delete(kinds::NODE, ObjectKey::cluster("n2"), None, "Background")
+        .unwrap();
     world.settle();
     let on_n2 = |pod: &&&Value| pod["spec"]["nodeName"] == "n2";
     assert_eq!(world.all(kinds::POD).iter().filter(on_n2).count(), 0);

@@ -35,15 +35,21 @@ fn pods_are_adopted_and_let_go() {
     let mut world = World::new(1);
     world.add_namespace("default");
     world.add_node("n1", "8", "8Gi");
-    world.create(kinds::POD, pod("stray", json!({"app": "web"}))).unwrap();
-    world.create(kinds::REPLICA_SET, replica_set("web", 2)).unwrap();
+    world
+        .create(kinds::POD, pod("stray", json!({"app": "web"})))
+        .unwrap();
+    world
+        .create(kinds::REPLICA_SET, replica_set("web", 2))
+        .unwrap();
     world.settle();
     assert_eq!(world.active_pods().len(), 2);
     let stray = world.get(kinds::POD, "default", "stray").unwrap();
     assert_eq!(at(stray, "/metadata/ownerReferences/0/name"), "web");
     assert_eq!(at(stray, "/metadata/ownerReferences/0/controller"), true);
     // A changed label takes a pod out of the set, which replaces it and lets it live.
-    world.edit(kinds::POD, "stray", |it| it["metadata"]["labels"]["app"] = json!("debug"));
+    world.edit(kinds::POD, "stray", |it| {
+        it["metadata"]["labels"]["app"] = json!("debug")
+    });
     world.settle();
     let stray = world.get(kinds::POD, "default", "stray").unwrap();
     assert_eq!(at(stray, "/metadata/ownerReferences"), Value::Null);
@@ -56,22 +62,36 @@ fn surplus_pods_go_in_kubernetes_order() {
     let mut world = World::new(2);
     world.add_namespace("default");
     world.add_node("n1", "8", "8Gi");
-    world.create(kinds::REPLICA_SET, replica_set("web", 3)).unwrap();
+    world
+        .create(kinds::REPLICA_SET, replica_set("web", 3))
+        .unwrap();
     world.settle();
     // The node is gone for new pods: the fourth stays pending and is the first to go.
-    world.edit(kinds::NODE, "n1", |it| it["spec"]["unschedulable"] = json!(true));
-    world.edit(kinds::REPLICA_SET, "web", |it| it["spec"]["replicas"] = json!(4));
+    world.edit(kinds::NODE, "n1", |it| {
+        it["spec"]["unschedulable"] = json!(true)
+    });
+    world.edit(kinds::REPLICA_SET, "web", |it| {
+        it["spec"]["replicas"] = json!(4)
+    });
     world.settle();
     assert_eq!((world.active_pods().len(), world.ready_pods()), (4, 3));
-    let cheap = world.active_pods().into_iter().find(|it| crate::world::is_ready(it)).unwrap();
+    let cheap = world
+        .active_pods()
+        .into_iter()
+        .find(|it| crate::world::is_ready(it))
+        .unwrap();
     let cheap = cheap["metadata"]["name"].as_str().unwrap().to_owned();
     world.edit(kinds::POD, &cheap, |it| {
         it["metadata"]["annotations"] = json!({"controller.kubernetes.io/pod-deletion-cost": "-1"});
     });
-    world.edit(kinds::REPLICA_SET, "web", |it| it["spec"]["replicas"] = json!(3));
+    world.edit(kinds::REPLICA_SET, "web", |it| {
+        it["spec"]["replicas"] = json!(3)
+    });
     world.settle();
     assert_eq!((world.active_pods().len(), world.ready_pods()), (3, 3));
-    world.edit(kinds::REPLICA_SET, "web", |it| it["spec"]["replicas"] = json!(2));
+    world.edit(kinds::REPLICA_SET, "web", |it| {
+        it["spec"]["replicas"] = json!(2)
+    });
     world.settle();
     assert!(world.get(kinds::POD, "default", &cheap).is_none());
     assert!(world.has_event("SuccessfulDelete", &format!("Deleted pod: {cheap}")));
@@ -83,11 +103,16 @@ fn a_pod_that_is_being_deleted_is_replaced_at_once() {
     let mut world = World::new(3);
     world.add_namespace("default");
     world.add_node("n1", "8", "8Gi");
-    world.create(kinds::REPLICA_SET, replica_set("web", 1)).unwrap();
+    world
+        .create(kinds::REPLICA_SET, replica_set("web", 1))
+        .unwrap();
     world.settle();
     // Its node can not confirm the deletion any more.
     world.alive.clear();
-    let name = world.active_pods()[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    let name = world.active_pods()[0]["metadata"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let key = ObjectKey::new("default", name);
     world.delete(kinds::POD, key, None, "Background").unwrap();
     world.settle();

@@ -27,14 +27,26 @@ fn set_image(world: &mut World, image: &str) {
 }
 
 fn condition(object: &Value, type_: &str) -> Value {
-    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    conditions.into_iter().find(|it| it["type"] == type_).unwrap_or_default()
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    conditions
+        .into_iter()
+        .find(|it| it["type"] == type_)
+        .unwrap_or_default()
 }
 
 fn images(world: &World) -> Vec<String> {
     let images = world.active_pods().into_iter();
-    let mut images: Vec<String> =
-        images.map(|pod| pod["spec"]["containers"][0]["image"].as_str().unwrap().into()).collect();
+    let mut images: Vec<String> = images
+        .map(|pod| {
+            pod["spec"]["containers"][0]["image"]
+                .as_str()
+                .unwrap()
+                .into()
+        })
+        .collect();
     images.sort();
     images
 }
@@ -53,7 +65,10 @@ fn a_deployment_comes_up_and_says_so() {
     assert_eq!(status["availableReplicas"], 3);
     assert_eq!(at(status, "/unavailableReplicas"), Value::Null);
     assert_eq!(status["observedGeneration"], 1);
-    assert_eq!(condition(web, "Available")["reason"], "MinimumReplicasAvailable");
+    assert_eq!(
+        condition(web, "Available")["reason"],
+        "MinimumReplicasAvailable"
+    );
     let progressing = condition(web, "Progressing");
     assert_eq!(progressing["reason"], "NewReplicaSetAvailable");
     let sets = world.all(kinds::REPLICA_SET);
@@ -61,8 +76,13 @@ fn a_deployment_comes_up_and_says_so() {
     let name = sets[0]["metadata"]["name"].as_str().unwrap();
     let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
     assert_eq!(progressing["message"], message.as_str());
-    assert_eq!(web["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
-    let hash = sets[0]["metadata"]["labels"]["pod-template-hash"].as_str().unwrap();
+    assert_eq!(
+        web["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "1"
+    );
+    let hash = sets[0]["metadata"]["labels"]["pod-template-hash"]
+        .as_str()
+        .unwrap();
     assert_eq!(name, format!("web-{hash}"));
     for pod in world.active_pods() {
         assert_eq!(pod["metadata"]["labels"]["pod-template-hash"], hash);
@@ -92,14 +112,23 @@ fn a_rollback_takes_the_old_replica_set_up_again_under_a_new_number() {
         let revision = &set["metadata"]["annotations"]["deployment.kubernetes.io/revision"];
         revision.as_str().unwrap().to_owned()
     };
-    let first = sets.iter().find(|set| set["spec"]["replicas"] == 2).unwrap();
+    let first = sets
+        .iter()
+        .find(|set| set["spec"]["replicas"] == 2)
+        .unwrap();
     assert_eq!(revision(first), "3");
     let history = &first["metadata"]["annotations"]["deployment.kubernetes.io/revision-history"];
     assert_eq!(history, "1");
     let web = world.get(kinds::DEPLOYMENT, "default", "web").unwrap();
-    assert_eq!(web["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "3");
+    assert_eq!(
+        web["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "3"
+    );
     assert_eq!(web["status"]["updatedReplicas"], 2);
-    assert_eq!(condition(web, "Progressing")["reason"], "NewReplicaSetAvailable");
+    assert_eq!(
+        condition(web, "Progressing")["reason"],
+        "NewReplicaSetAvailable"
+    );
     world.assert_fixpoint();
 }
 
@@ -107,7 +136,9 @@ fn a_rollback_takes_the_old_replica_set_up_again_under_a_new_number() {
 fn history_beyond_the_limit_is_deleted() {
     let mut world = world(3);
     world.add_deployment("web", 1, rolling(json!(1), json!(0)));
-    world.edit(kinds::DEPLOYMENT, "web", |it| it["spec"]["revisionHistoryLimit"] = json!(2));
+    world.edit(kinds::DEPLOYMENT, "web", |it| {
+        it["spec"]["revisionHistoryLimit"] = json!(2)
+    });
     for version in 1..8 {
         set_image(&mut world, &format!("web:{version}"));
         world.settle();
@@ -154,7 +185,9 @@ fn a_paused_deployment_scales_but_does_not_roll() {
     let web = world.get(kinds::DEPLOYMENT, "default", "web").unwrap();
     assert_eq!(condition(web, "Progressing")["reason"], "DeploymentPaused");
     world.assert_fixpoint();
-    world.edit(kinds::DEPLOYMENT, "web", |it| it["spec"]["paused"] = json!(false));
+    world.edit(kinds::DEPLOYMENT, "web", |it| {
+        it["spec"]["paused"] = json!(false)
+    });
     world.settle();
     assert_eq!(images(&world), ["web:2"; 4]);
     world.assert_fixpoint();
@@ -178,7 +211,9 @@ fn a_resize_in_the_middle_of_a_rollout_is_shared() {
         sizes
     };
     assert_eq!(sizes(&world), [5, 8]);
-    world.edit(kinds::DEPLOYMENT, "web", |it| it["spec"]["replicas"] = json!(20));
+    world.edit(kinds::DEPLOYMENT, "web", |it| {
+        it["spec"]["replicas"] = json!(20)
+    });
     world.settle();
     // 23 pods at most, shared as 8 to 5 were.
     assert_eq!(sizes(&world), [9, 14]);
@@ -215,7 +250,8 @@ fn a_name_taken_by_another_template_is_counted_as_a_collision() {
     first.settle();
     let mut taken = first.all(kinds::REPLICA_SET)[0].clone();
     let mut world = world(8);
-    taken["metadata"] = json!({"name": taken["metadata"]["name"], "namespace": "default", "labels": {"x": "y"}});
+    taken["metadata"] =
+        json!({"name": taken["metadata"]["name"], "namespace": "default", "labels": {"x": "y"}});
     taken["spec"]["replicas"] = json!(0);
     taken["spec"]["selector"] = json!({"matchLabels": {"x": "y"}});
     taken["spec"]["template"]["metadata"]["labels"] = json!({"x": "y"});
@@ -235,11 +271,20 @@ fn check_bounds(world: &World, replicas: i64, surge: i64, unavailable: i64) {
         .iter()
         .map(|set| set["spec"]["replicas"].as_i64().unwrap())
         .sum();
-    assert!(sizes <= replicas + surge, "{sizes} wanted of {replicas} + {surge}");
+    assert!(
+        sizes <= replicas + surge,
+        "{sizes} wanted of {replicas} + {surge}"
+    );
     let active = world.active_pods().len() as i64;
-    assert!(active <= replicas + surge, "{active} pods of {replicas} + {surge}");
+    assert!(
+        active <= replicas + surge,
+        "{active} pods of {replicas} + {surge}"
+    );
     let ready = world.ready_pods() as i64;
-    assert!(ready >= replicas - unavailable, "{ready} ready of {replicas} - {unavailable}");
+    assert!(
+        ready >= replicas - unavailable,
+        "{ready} ready of {replicas} - {unavailable}"
+    );
 }
 
 proptest! {

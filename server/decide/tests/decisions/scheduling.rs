@@ -87,7 +87,8 @@ fn refusal(view: &View) -> String {
 
 #[test]
 fn refusals_are_worded_as_kube_scheduler_does() {
-    let tainted = json!({"spec": {"taints": [{"key": "node-role", "value": "x", "effect": "NoSchedule"}]}});
+    let tainted =
+        json!({"spec": {"taints": [{"key": "node-role", "value": "x", "effect": "NoSchedule"}]}});
     let cases = [
         (vec![], json!({}), "no nodes available to schedule pods"),
         (
@@ -98,7 +99,10 @@ fn refusals_are_worded_as_kube_scheduler_does() {
              2 Preemption is not helpful for scheduling.",
         ),
         (
-            vec![node("a", json!({})), node("b", json!({"spec": {"unschedulable": true}}))],
+            vec![
+                node("a", json!({})),
+                node("b", json!({"spec": {"unschedulable": true}})),
+            ],
             json!({"nodeSelector": {"disk": "ssd"}}),
             "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, \
              1 node(s) were unschedulable. preemption: 0/2 nodes are available: \
@@ -146,7 +150,10 @@ fn placed(mut pod: Value, node: &str) -> Value {
 #[test]
 fn refusals_that_other_pods_cause_are_told_apart() {
     let first = placed(pod("first", asks("1500m", "1Gi")), "a");
-    let cluster = view(vec![node("a", json!({}))], vec![first, pod("p", asks("1", "1Gi"))]);
+    let cluster = view(
+        vec![node("a", json!({}))],
+        vec![first, pod("p", asks("1", "1Gi"))],
+    );
     assert_eq!(
         refusal(&cluster),
         "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
@@ -164,9 +171,17 @@ fn refusals_that_other_pods_cause_are_told_apart() {
     let alone = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
         {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
     let first = placed(pod("first", alone.clone()), "a");
-    let cluster = view(vec![node("a", json!({}))], vec![first.clone(), pod("p", json!({}))]);
-    assert!(refusal(&cluster).contains("1 node(s) didn't satisfy existing pods anti-affinity rules"));
-    let cluster = view(vec![node("a", json!({}))], vec![placed(pod("first", json!({})), "a"), pod("p", alone)]);
+    let cluster = view(
+        vec![node("a", json!({}))],
+        vec![first.clone(), pod("p", json!({}))],
+    );
+    assert!(
+        refusal(&cluster).contains("1 node(s) didn't satisfy existing pods anti-affinity rules")
+    );
+    let cluster = view(
+        vec![node("a", json!({}))],
+        vec![placed(pod("first", json!({})), "a"), pod("p", alone)],
+    );
     assert!(refusal(&cluster).contains("1 node(s) didn't match pod anti-affinity rules"));
 }
 
@@ -177,7 +192,9 @@ fn a_reason_that_stands_already_is_not_written_again() {
     let Action::UpdateStatus { object, .. } = &plan.intents[0].action else {
         panic!("{plan:?}");
     };
-    cluster.update(kinds::POD, Change::Upsert(object.clone())).unwrap();
+    cluster
+        .update(kinds::POD, Change::Upsert(object.clone()))
+        .unwrap();
     assert!(schedule::plan(&cluster, 2).is_empty());
 }
 
@@ -190,7 +207,10 @@ fn gated_pods_wait_and_foreign_ones_are_left_alone() {
     let Action::UpdateStatus { object, .. } = &plan.intents[0].action else {
         panic!("{plan:?}");
     };
-    assert_eq!(object["status"]["conditions"][0]["reason"], "SchedulingGated");
+    assert_eq!(
+        object["status"]["conditions"][0]["reason"],
+        "SchedulingGated"
+    );
 }
 
 #[test]
@@ -210,15 +230,25 @@ fn priority_then_age_decides_who_gets_the_last_room() {
 #[test]
 fn pods_of_one_service_are_spread_over_nodes_and_zones() {
     let zone = |name: &str, zone: &str| {
-        node(name, json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}}))
+        node(
+            name,
+            json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}}),
+        )
     };
-    let nodes = vec![zone("a1", "a"), zone("a2", "a"), zone("a3", "a"), zone("b1", "b")];
+    let nodes = vec![
+        zone("a1", "a"),
+        zone("a2", "a"),
+        zone("a3", "a"),
+        zone("b1", "b"),
+    ];
     let pods = (0..4).map(|i| pod(&format!("p{i}"), json!({}))).collect();
     let mut cluster = view(nodes, pods);
     let service = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "web", "namespace": "default", "uid": "web"},
         "spec": {"selector": {"app": "web"}}});
-    cluster.update(kinds::SERVICE, Change::Upsert(service)).unwrap();
+    cluster
+        .update(kinds::SERVICE, Change::Upsert(service))
+        .unwrap();
     for seed in 0..20 {
         let plan = schedule::plan(&cluster, seed);
         let mut nodes: Vec<String> = chosen(&plan).into_iter().map(|(_, node)| node).collect();
@@ -233,8 +263,14 @@ fn pods_of_one_service_are_spread_over_nodes_and_zones() {
 fn hard_spread_keeps_the_skew() {
     let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]});
-    let nodes = vec![node("a", json!({})), node("b", json!({})), node("c", json!({}))];
-    let pods = (0..7).map(|i| pod(&format!("p{i}"), spread.clone())).collect();
+    let nodes = vec![
+        node("a", json!({})),
+        node("b", json!({})),
+        node("c", json!({})),
+    ];
+    let pods = (0..7)
+        .map(|i| pod(&format!("p{i}"), spread.clone()))
+        .collect();
     let plan = schedule::plan(&view(nodes, pods), 3);
     let mut counts = std::collections::BTreeMap::new();
     for (_, node) in chosen(&plan) {
@@ -249,8 +285,16 @@ fn hard_spread_keeps_the_skew() {
 fn affinity_places_the_first_anywhere_and_the_rest_beside_it() {
     let together = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
         {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
-    let nodes = || vec![node("a", json!({})), node("b", json!({})), node("c", json!({}))];
-    let pods = (0..4).map(|i| pod(&format!("p{i}"), together.clone())).collect();
+    let nodes = || {
+        vec![
+            node("a", json!({})),
+            node("b", json!({})),
+            node("c", json!({})),
+        ]
+    };
+    let pods = (0..4)
+        .map(|i| pod(&format!("p{i}"), together.clone()))
+        .collect();
     let plan = schedule::plan(&view(nodes(), pods), 3);
     let mut used: Vec<String> = chosen(&plan).into_iter().map(|(_, node)| node).collect();
     assert_eq!(used.len(), 4);
@@ -258,7 +302,9 @@ fn affinity_places_the_first_anywhere_and_the_rest_beside_it() {
     assert_eq!(used.len(), 1);
     let apart = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
         {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
-    let pods = (0..4).map(|i| pod(&format!("p{i}"), apart.clone())).collect();
+    let pods = (0..4)
+        .map(|i| pod(&format!("p{i}"), apart.clone()))
+        .collect();
     let plan = schedule::plan(&view(nodes(), pods), 3);
     let mut used: Vec<String> = chosen(&plan).into_iter().map(|(_, node)| node).collect();
     used.sort();
@@ -270,19 +316,55 @@ fn preferences_weigh_in() {
     let prefer = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
         {"weight": 10, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}}]}}});
     let fast = node("fast", json!({"metadata": {"labels": {"disk": "ssd"}}}));
-    let cluster = view(vec![node("a", json!({})), fast, node("z", json!({}))], vec![pod("p", prefer)]);
+    let cluster = view(
+        vec![node("a", json!({})), fast, node("z", json!({}))],
+        vec![pod("p", prefer)],
+    );
     for seed in 0..10 {
         assert_eq!(chosen(&schedule::plan(&cluster, seed))[0].1, "fast");
     }
     let discouraged = json!({"spec": {"taints": [{"key": "old", "effect": "PreferNoSchedule"}]}});
-    let cluster = view(vec![node("a", discouraged), node("b", json!({}))], vec![pod("p", json!({}))]);
+    let cluster = view(
+        vec![node("a", discouraged), node("b", json!({}))],
+        vec![pod("p", json!({}))],
+    );
     for seed in 0..10 {
         assert_eq!(chosen(&schedule::plan(&cluster, seed))[0].1, "b");
     }
     let image = json!({"status": {"images": [{"names": ["web:1"], "sizeBytes": 900_000_000}]}});
-    let cluster = view(vec![node("a", json!({})), node("b", image)], vec![pod("p", json!({}))]);
+    let cluster = view(
+        vec![node("a", json!({})), node("b", image)],
+        vec![pod("p", json!({}))],
+    );
     for seed in 0..10 {
         assert_eq!(chosen(&schedule::plan(&cluster, seed))[0].1, "b");
+    }
+}
+
+#[test]
+fn pods_are_drawn_to_those_that_like_them() {
+    let likes = |field: &str| {
+        let mut affinity = json!({});
+        affinity[field] = json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100,
+            "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {"matchLabels": {"app": "web"}}}}]});
+        json!({"affinity": affinity})
+    };
+    let mut friend = pod("friend", likes("podAffinity"));
+    friend["metadata"]["labels"] = json!({"app": "db"});
+    let nodes = || vec![node("a", json!({})), node("b", json!({}))];
+    let cluster = view(nodes(), vec![placed(friend, "b"), pod("p", json!({}))]);
+    for seed in 0..10 {
+        assert_eq!(chosen(&schedule::plan(&cluster, seed))[0].1, "b");
+    }
+    let mut shy = pod("shy", likes("podAntiAffinity"));
+    shy["metadata"]["labels"] = json!({"app": "db"});
+    let cluster = view(
+        nodes(),
+        vec![placed(shy, "b"), pod("p", likes("podAffinity"))],
+    );
+    for seed in 0..10 {
+        assert_eq!(chosen(&schedule::plan(&cluster, seed))[0].1, "a");
     }
 }
 
@@ -290,8 +372,9 @@ fn preferences_weigh_in() {
 fn the_seed_breaks_ties_and_nothing_else() {
     let nodes: Vec<Value> = (0..8).map(|i| node(&format!("n{i}"), json!({}))).collect();
     let cluster = view(nodes, vec![pod("p", json!({}))]);
-    let choices: std::collections::BTreeSet<String> =
-        (0..64).map(|seed| chosen(&schedule::plan(&cluster, seed))[0].1.clone()).collect();
+    let choices: std::collections::BTreeSet<String> = (0..64)
+        .map(|seed| chosen(&schedule::plan(&cluster, seed))[0].1.clone())
+        .collect();
     assert!(choices.len() > 4, "{choices:?}");
     let again = |seed| chosen(&schedule::plan(&cluster, seed));
     assert_eq!(again(5), again(5));
@@ -299,14 +382,26 @@ fn the_seed_breaks_ties_and_nothing_else() {
 
 #[test]
 fn an_explanation_gives_every_node_its_reason_or_score() {
-    let tainted = json!({"spec": {"taints": [{"key": "role", "value": "x", "effect": "NoSchedule"}]}});
+    let tainted =
+        json!({"spec": {"taints": [{"key": "role", "value": "x", "effect": "NoSchedule"}]}});
     let cluster = view(
-        vec![node("a", json!({})), node("b", tainted), node("c", json!({}))],
-        vec![placed(pod("other", asks("1", "1Gi")), "c"), pod("p", asks("1", "1Gi"))],
+        vec![
+            node("a", json!({})),
+            node("b", tainted),
+            node("c", json!({})),
+        ],
+        vec![
+            placed(pod("other", asks("1", "1Gi")), "c"),
+            pod("p", asks("1", "1Gi")),
+        ],
     );
     let explanation = schedule::explain(&cluster, &ObjectKey::new("default", "p")).unwrap();
     assert_eq!(explanation.message, None);
-    let names: Vec<&str> = explanation.nodes.iter().map(|it| it.node.as_str()).collect();
+    let names: Vec<&str> = explanation
+        .nodes
+        .iter()
+        .map(|it| it.node.as_str())
+        .collect();
     assert_eq!(names, ["a", "c", "b"]);
     assert!(explanation.nodes[0].total > explanation.nodes[1].total);
     let score = |node: usize, plugin: &str| {
@@ -317,19 +412,29 @@ fn an_explanation_gives_every_node_its_reason_or_score() {
     assert_eq!(score(0, "NodeResourcesFit"), (50 + 75) / 2);
     assert_eq!(score(1, "NodeResourcesFit"), (0 + 50) / 2);
     assert_eq!(explanation.nodes[2].refused_by, Some("TaintToleration"));
-    assert_eq!(explanation.nodes[2].reasons, ["node(s) had untolerated taint {role: x}"]);
+    assert_eq!(
+        explanation.nodes[2].reasons,
+        ["node(s) had untolerated taint {role: x}"]
+    );
 }
 
 #[test]
 fn assumed_pods_take_room_until_the_watch_or_a_refusal_says_otherwise() {
     let key = ObjectKey::new("default", "first");
-    let mut cluster = view(vec![node("a", json!({}))], vec![pod("first", asks("2", "1Gi"))]);
+    let mut cluster = view(
+        vec![node("a", json!({}))],
+        vec![pod("first", asks("2", "1Gi"))],
+    );
     cluster.assume(&key, "first", "a");
     assert!(schedule::plan(&cluster, 1).is_empty());
-    cluster.update(kinds::POD, Change::Upsert(pod("second", asks("1", "1Gi")))).unwrap();
+    cluster
+        .update(kinds::POD, Change::Upsert(pod("second", asks("1", "1Gi"))))
+        .unwrap();
     assert!(refusal(&cluster).contains("1 Insufficient cpu"));
     // A change of the pod from before the binding does not undo the assumption.
-    cluster.update(kinds::POD, Change::Upsert(pod("first", asks("2", "1Gi")))).unwrap();
+    cluster
+        .update(kinds::POD, Change::Upsert(pod("first", asks("2", "1Gi"))))
+        .unwrap();
     assert!(refusal(&cluster).contains("1 Insufficient cpu"));
     cluster.forget(&key);
     assert_eq!(chosen(&schedule::plan(&cluster, 1)).len(), 1);

@@ -104,9 +104,16 @@ impl World {
     // ---- the API
 
     fn id(kind: &'static Kind, object: &Value) -> Id {
-        let namespace = if kind.namespaced { at(object, "/metadata/namespace") } else { json!("") };
+        let namespace = if kind.namespaced {
+            at(object, "/metadata/namespace")
+        } else {
+            json!("")
+        };
         let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
-        (kind, ObjectKey::new(text(namespace), text(at(object, "/metadata/name"))))
+        (
+            kind,
+            ObjectKey::new(text(namespace), text(at(object, "/metadata/name"))),
+        )
     }
 
     fn store(&mut self, id: Id, mut object: Value) {
@@ -123,7 +130,10 @@ impl World {
     }
 
     fn publish(&mut self, kind: &'static Kind, change: Change) {
-        self.pending.entry(kind).or_default().push_back((self.revision, change));
+        self.pending
+            .entry(kind)
+            .or_default()
+            .push_back((self.revision, change));
     }
 
     pub fn create(&mut self, kind: &'static Kind, mut object: Value) -> Result<(), Refusal> {
@@ -164,7 +174,9 @@ impl World {
             object["metadata"]["generation"] = json!(generation + 1);
         }
         let leaving = !at(&object, "/metadata/deletionTimestamp").is_null();
-        let held = at(&object, "/metadata/finalizers").as_array().is_some_and(|it| !it.is_empty());
+        let held = at(&object, "/metadata/finalizers")
+            .as_array()
+            .is_some_and(|it| !it.is_empty());
         if leaving && !held && !matches!(id.0.kind, "Pod" | "Namespace") {
             self.erase(&id);
         } else if object != known {
@@ -192,7 +204,12 @@ impl World {
         Ok(())
     }
 
-    pub fn patch(&mut self, kind: &'static Kind, key: ObjectKey, patch: &Value) -> Result<(), Refusal> {
+    pub fn patch(
+        &mut self,
+        kind: &'static Kind,
+        key: ObjectKey,
+        patch: &Value,
+    ) -> Result<(), Refusal> {
         let id = (kind, key);
         let known = self.checked(&id, patch)?;
         let mut updated = known.clone();
@@ -210,8 +227,10 @@ impl World {
     ) -> Result<(), Refusal> {
         let id = (kind, key);
         let mut object = self.objects.get(&id).cloned().ok_or(Refusal::NotFound)?;
-        let mut finalizers: Vec<Value> =
-            at(&object, "/metadata/finalizers").as_array().cloned().unwrap_or_default();
+        let mut finalizers: Vec<Value> = at(&object, "/metadata/finalizers")
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         match propagation {
             "Foreground" => finalizers.push(json!("foregroundDeletion")),
             "Orphan" => finalizers.push(json!("orphan")),
@@ -241,7 +260,10 @@ impl World {
 
     fn execute(&mut self, intent: &Intent) -> Result<(), Refusal> {
         for absent in &intent.absent {
-            let id = (absent.kind, ObjectKey::new(absent.namespace.clone(), absent.name.clone()));
+            let id = (
+                absent.kind,
+                ObjectKey::new(absent.namespace.clone(), absent.name.clone()),
+            );
             if let Some(found) = self.objects.get(&id)
                 && (absent.uid.is_empty() || at(found, "/metadata/uid") == absent.uid.as_str())
             {
@@ -252,11 +274,25 @@ impl World {
             Action::Create { kind, object, .. } => self.create(kind, object.clone()),
             Action::Update { kind, object } => self.update(kind, object.clone()),
             Action::UpdateStatus { kind, object } => self.update_status(kind, object.clone()),
-            Action::Patch { kind, namespace, name, subresource, patch } => {
+            Action::Patch {
+                kind,
+                namespace,
+                name,
+                subresource,
+                patch,
+            } => {
                 assert_eq!(*subresource, Subresource::Main);
                 self.patch(kind, ObjectKey::new(namespace.clone(), name.clone()), patch)
             }
-            Action::Delete { kind, namespace, name, uid, resource_version, grace_seconds, propagation } => {
+            Action::Delete {
+                kind,
+                namespace,
+                name,
+                uid,
+                resource_version,
+                grace_seconds,
+                propagation,
+            } => {
                 let key = ObjectKey::new(namespace.clone(), name.clone());
                 let mut sent = json!({"metadata": {"uid": uid}});
                 if let Some(version) = resource_version {
@@ -265,7 +301,12 @@ impl World {
                 self.checked(&(*kind, key.clone()), &sent)?;
                 self.delete(kind, key, *grace_seconds, propagation.as_str())
             }
-            Action::Bind { namespace, name, uid, node } => {
+            Action::Bind {
+                namespace,
+                name,
+                uid,
+                node,
+            } => {
                 let id = (kinds::POD, ObjectKey::new(namespace.clone(), name.clone()));
                 let known = self.checked(&id, &json!({"metadata": {"uid": uid}}))?;
                 let bound = !at(&known, "/spec/nodeName").is_null();
@@ -282,7 +323,10 @@ impl World {
                 let id = Self::id(kinds::NAMESPACE, object);
                 self.checked(&id, object)?;
                 assert!(
-                    !self.objects.keys().any(|(_, key)| key.namespace == id.1.name),
+                    !self
+                        .objects
+                        .keys()
+                        .any(|(_, key)| key.namespace == id.1.name),
                     "a namespace was let go with objects in it"
                 );
                 self.erase(&id);
@@ -300,7 +344,10 @@ impl World {
             return;
         };
         self.view.set_now(self.now);
-        let transition = self.view.update(kind, change).expect("the API stores what parses");
+        let transition = self
+            .view
+            .update(kind, change)
+            .expect("the API stores what parses");
         for (index, controller) in self.controllers.iter().enumerate() {
             let before = transition.before.as_ref();
             let after = transition.after.as_ref();
@@ -316,7 +363,10 @@ impl World {
     /// The newest revision below which the view has seen everything.
     fn seen(&self) -> u64 {
         let oldest = self.pending.values().filter_map(|changes| changes.front());
-        oldest.map(|(revision, _)| revision - 1).min().unwrap_or(self.revision)
+        oldest
+            .map(|(revision, _)| revision - 1)
+            .min()
+            .unwrap_or(self.revision)
     }
 
     /// Carries out a plan, all of it or (a crash) only its first intents. Answers the revision the
@@ -339,7 +389,8 @@ impl World {
                     );
                     self.writes += u64::from(changed);
                     if let Some(event) = &intent.event {
-                        self.events.push((event.reason.to_owned(), event.message.clone()));
+                        self.events
+                            .push((event.reason.to_owned(), event.message.clone()));
                     }
                 }
                 Err(_) => {
@@ -356,7 +407,11 @@ impl World {
         let seed = self.random(u64::MAX);
         let plan = self.controllers[index].reconcile(&self.view, &key, seed);
         let again = self.controllers[index].reconcile(&self.view, &key, seed);
-        assert_eq!(format!("{plan:?}"), format!("{again:?}"), "not a function of its inputs");
+        assert_eq!(
+            format!("{plan:?}"),
+            format!("{again:?}"),
+            "not a function of its inputs"
+        );
         let refused = self.refused;
         let reached = self.carry_out(&plan, limit);
         self.timers.remove(&(index, key.clone()));
@@ -377,7 +432,13 @@ impl World {
         let seed = self.random(u64::MAX);
         let plan = schedule::plan(&self.view, seed);
         for intent in &plan.intents {
-            if let Action::Bind { namespace, name, uid, node } = &intent.action {
+            if let Action::Bind {
+                namespace,
+                name,
+                uid,
+                node,
+            } = &intent.action
+            {
                 let key = ObjectKey::new(namespace.clone(), name.clone());
                 self.view.assume(&key, uid, node);
                 if self.execute(intent).is_err() {
@@ -386,12 +447,14 @@ impl World {
                 } else {
                     self.writes += 1;
                     let event = intent.event.as_ref().unwrap();
-                    self.events.push((event.reason.to_owned(), event.message.clone()));
+                    self.events
+                        .push((event.reason.to_owned(), event.message.clone()));
                 }
             } else if self.execute(intent).is_ok() {
                 self.writes += 1;
                 if let Some(event) = &intent.event {
-                    self.events.push((event.reason.to_owned(), event.message.clone()));
+                    self.events
+                        .push((event.reason.to_owned(), event.message.clone()));
                 }
             }
         }
@@ -405,14 +468,21 @@ impl World {
         self.queue.clear();
         self.waiting.clear();
         self.timers.clear();
-        let all: Vec<(Id, Value)> =
-            self.objects.iter().map(|(id, object)| (id.clone(), object.clone())).collect();
+        let all: Vec<(Id, Value)> = self
+            .objects
+            .iter()
+            .map(|(id, object)| (id.clone(), object.clone()))
+            .collect();
         for (id, object) in all {
             self.publish(id.0, Change::Upsert(object));
         }
         let kinds: Vec<&'static Kind> = self.pending.keys().copied().collect();
         for kind in kinds {
-            while self.pending.get(kind).is_some_and(|changes| !changes.is_empty()) {
+            while self
+                .pending
+                .get(kind)
+                .is_some_and(|changes| !changes.is_empty())
+            {
                 self.deliver(kind);
             }
         }
@@ -430,9 +500,13 @@ impl World {
             }
             let leaving = !at(object, "/metadata/deletionTimestamp").is_null();
             let ready = at(object, "/status/podIP").is_string()
-                && object["status"]["conditions"].as_array().is_some_and(|conditions| {
-                    conditions.iter().any(|it| it["type"] == "Ready" && it["status"] == "True")
-                });
+                && object["status"]["conditions"]
+                    .as_array()
+                    .is_some_and(|conditions| {
+                        conditions
+                            .iter()
+                            .any(|it| it["type"] == "Ready" && it["status"] == "True")
+                    });
             if leaving || (self.pods_get_ready && !ready) {
                 due.push((key.clone(), leaving));
             }
@@ -449,7 +523,8 @@ impl World {
             let mut object = self.objects[&id].clone();
             let number = self.revision;
             object["status"]["phase"] = json!("Running");
-            object["status"]["podIP"] = json!(format!("10.42.{}.{}", number / 250 % 250, number % 250));
+            object["status"]["podIP"] =
+                json!(format!("10.42.{}.{}", number / 250 % 250, number % 250));
             object["status"]["conditions"] = json!([
                 {"type": "PodScheduled", "status": "True"},
                 {"type": "Ready", "status": "True", "lastTransitionTime": self.now.to_string()},
@@ -462,7 +537,10 @@ impl World {
     /// Every live node's agent renews its Lease and, where the API thinks otherwise, its status.
     pub fn heartbeat(&mut self) {
         for node in self.alive.clone() {
-            let lease = (kinds::LEASE, ObjectKey::new("kube-node-lease", node.clone()));
+            let lease = (
+                kinds::LEASE,
+                ObjectKey::new("kube-node-lease", node.clone()),
+            );
             let renewed = json!({"renewTime": format!("{:.6}", self.now)});
             match self.objects.get(&lease).cloned() {
                 Some(mut object) => {
@@ -504,14 +582,22 @@ impl World {
         let seen = self.seen();
         self.waiting.retain(|_, revision| *revision > seen);
         let now = self.now;
-        let due: Vec<(usize, ObjectKey)> =
-            self.timers.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        let due: Vec<(usize, ObjectKey)> = self
+            .timers
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in due {
             self.timers.remove(&key);
             self.queue.insert(key);
         }
-        let ready: Vec<(usize, ObjectKey)> =
-            self.queue.iter().filter(|key| !self.waiting.contains_key(key)).cloned().collect();
+        let ready: Vec<(usize, ObjectKey)> = self
+            .queue
+            .iter()
+            .filter(|key| !self.waiting.contains_key(key))
+            .cloned()
+            .collect();
         let choices = [!kinds.is_empty(), !ready.is_empty(), self.schedule_due];
         let first = self.random(4);
         for offset in 0..4 {
@@ -541,8 +627,12 @@ impl World {
 
     /// Stops in the middle of a plan: only its first intents are executed, then a new leader starts.
     pub fn crash(&mut self) {
-        let ready: Vec<(usize, ObjectKey)> =
-            self.queue.iter().filter(|key| !self.waiting.contains_key(key)).cloned().collect();
+        let ready: Vec<(usize, ObjectKey)> = self
+            .queue
+            .iter()
+            .filter(|key| !self.waiting.contains_key(key))
+            .cloned()
+            .collect();
         if !ready.is_empty() {
             let index = self.random(ready.len() as u64) as usize;
             let key = ready[index].clone();
@@ -583,7 +673,12 @@ impl World {
         let writes = self.writes;
         self.restart();
         self.settle();
-        assert_eq!(self.writes, writes, "a fixpoint writes nothing: {:?}", self.events.last());
+        assert_eq!(
+            self.writes,
+            writes,
+            "a fixpoint writes nothing: {:?}",
+            self.events.last()
+        );
     }
 
     // ---- what tests ask
@@ -602,12 +697,20 @@ impl World {
         self.all(kinds::POD)
             .into_iter()
             .filter(|pod| at(pod, "/metadata/deletionTimestamp").is_null())
-            .filter(|pod| !matches!(pod["status"]["phase"].as_str(), Some("Failed" | "Succeeded")))
+            .filter(|pod| {
+                !matches!(
+                    pod["status"]["phase"].as_str(),
+                    Some("Failed" | "Succeeded")
+                )
+            })
             .collect()
     }
 
     pub fn ready_pods(&self) -> usize {
-        self.active_pods().into_iter().filter(|pod| is_ready(pod)).count()
+        self.active_pods()
+            .into_iter()
+            .filter(|pod| is_ready(pod))
+            .count()
     }
 
     pub fn has_event(&self, reason: &str, message: &str) -> bool {
@@ -663,7 +766,9 @@ impl World {
 pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
     conditions.is_some_and(|conditions| {
-        conditions.iter().any(|it| it["type"] == "Ready" && it["status"] == "True")
+        conditions
+            .iter()
+            .any(|it| it["type"] == "Ready" && it["status"] == "True")
     })
 }
 

@@ -146,7 +146,11 @@ mod tests {
     #[test]
     fn a_resize_is_shared_in_proportion() {
         // 10 + 3 at most, 8 old and 5 new, becomes 20 + 5.
-        let bounds = Bounds { replicas: 20, max_surge: 5, max_unavailable: 5 };
+        let bounds = Bounds {
+            replicas: 20,
+            max_surge: 5,
+            max_unavailable: 5,
+        };
         let first = proportional_size(8, &bounds, 13, 12, 0);
         assert_eq!(first, 15);
         assert_eq!(proportional_size(5, &bounds, 13, 12, 7), 10);

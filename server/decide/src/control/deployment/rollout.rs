@@ -33,7 +33,10 @@ pub(super) struct Rollout {
 }
 
 pub(super) fn size_of(set: &ReplicaSet) -> i32 {
-    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    set.spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1)
 }
 
 impl Member {
@@ -63,7 +66,12 @@ impl Rollout {
 
     /// The Deployment was resized since its ReplicaSets were last scaled.
     pub fn is_resize(&self) -> bool {
-        self.members().filter(|member| member.size() > 0).any(|it| {
+        let active = || self.members().filter(|member| member.size() > 0);
+        if self.recreate && active().count() > 1 {
+            // Nothing is shared between old and new here: the old ones go first.
+            return false;
+        }
+        active().any(|it| {
             number(&it.set.metadata, DESIRED_REPLICAS)
                 .is_some_and(|desired| desired != i64::from(self.bounds.replicas))
         })
@@ -117,7 +125,8 @@ impl Rollout {
             }
         }
         let available: i32 = self.members().map(|it| it.available).sum();
-        let mut spare = (available - min_available).min(limit - taken);
+        // What is available lies within the sizes, so this stays within the limit, too.
+        let mut spare = available - min_available;
         for member in &mut self.old {
             let cut = member.size().min(spare);
             if cut > 0 {
@@ -173,7 +182,11 @@ impl Rollout {
         if self.recreate {
             return;
         }
-        let allowed = if bounds.replicas > 0 { bounds.max_total() } else { 0 };
+        let allowed = if bounds.replicas > 0 {
+            bounds.max_total()
+        } else {
+            0
+        };
         let to_add = allowed - self.total_size();
         let mut members: Vec<&mut Member> = self
             .newest

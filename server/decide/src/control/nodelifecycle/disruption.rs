@@ -26,10 +26,18 @@ pub(super) struct Disruption {
 
 fn zone_of(node: &Node) -> (Option<&String>, Option<&String>) {
     let label = |name: &str| node.metadata.labels.as_ref().and_then(|it| it.get(name));
-    (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
+    (
+        label("topology.kubernetes.io/region"),
+        label("topology.kubernetes.io/zone"),
+    )
 }
 
 impl Disruption {
+    pub const NONE: Disruption = Disruption {
+        nobody_heard: false,
+        zone_disrupted: false,
+    };
+
     pub fn of(view: &View, node: &Node) -> Disruption {
         let zone = zone_of(node);
         let (mut heard, mut well_in_zone, mut in_zone) = (false, 0usize, 0usize);

@@ -47,7 +47,10 @@ fn age_magnitude(since: Option<Timestamp>, now: Timestamp) -> u32 {
         return 0;
     };
     let nanos = now.duration_since(since).as_nanos();
-    u128::try_from(nanos).ok().and_then(u128::checked_ilog2).unwrap_or(0)
+    u128::try_from(nanos)
+        .ok()
+        .and_then(u128::checked_ilog2)
+        .unwrap_or(0)
 }
 
 /// Everything the order looks at, so that sorting compares plain values.
@@ -88,7 +91,9 @@ pub(super) fn first_to_go<'a>(
                 ready: is_ready(pod),
                 deletion_cost: deletion_cost(pod),
                 neighbours: Reverse(
-                    node.and_then(|node| neighbours.get(node)).copied().unwrap_or(0),
+                    node.and_then(|node| neighbours.get(node))
+                        .copied()
+                        .unwrap_or(0),
                 ),
                 ready_magnitude: age_magnitude(ready_since(pod), now),
                 restarts: Reverse(most_restarts(pod)),
