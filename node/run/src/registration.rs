@@ -262,7 +262,8 @@ pub(crate) async fn keep_status(agent: Arc<Agent>, shutdown: CancellationToken) 
     loop {
         let now = Timestamp::now();
         let status = status(&agent, &machine, Some(&node), now);
-        let due = written.as_ref().is_none_or(|(old, at)| {
+        let overruled = agent.node.borrow().as_deref().is_some_and(is_overruled);
+        let due = overruled || written.as_ref().is_none_or(|(old, at)| {
             *old != substance(&status) || now.duration_since(*at).as_secs() >= STATUS_REPORT_S
         });
         if due {
@@ -341,6 +342,15 @@ pub(crate) async fn keep_lease(agent: Arc<Agent>, shutdown: CancellationToken) {
     }
 }
 
+/// The control plane heard nothing from this node for a while and says so in its conditions: they are to
+/// be written anew at once, not when the next report is due.
+fn is_overruled(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| {
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
+    })
+}
+
 /// Follows this node's own object.
 pub(crate) async fn follow_node(
     agent: Arc<Agent>,
@@ -360,7 +370,11 @@ pub(crate) async fn follow_node(
         match change {
             Some(Change::Upsert(object)) => match serde_json::from_value::<Node>(object) {
                 Ok(node) => {
+                    let overruled = is_overruled(&node);
                     sender.send_replace(Some(Arc::new(node)));
+                    if overruled {
+                        agent.node_changed.notify_one();
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "this node's own object cannot be read"),
             },
