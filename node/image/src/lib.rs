@@ -22,6 +22,7 @@ mod digest;
 mod error;
 mod layer;
 mod manifest;
+mod padding;
 mod pull;
 mod reference;
 mod registries;

@@ -40,6 +40,10 @@ pub(crate) async fn find(
 ) -> Result<Found, ImageError> {
     let mut failures: Vec<RegistryError> = Vec::new();
     for endpoint in registries.endpoints(&reference.registry, &reference.repository) {
+        let reached = |f: &RegistryError| f.kind != RegistryErrorKind::Unreachable;
+        if endpoint.fallback && failures.last().is_some_and(reached) {
+            continue;
+        }
         let host = registries.host(&endpoint.host);
         for credential in candidates(&endpoint, host.credential.as_ref(), reference, secrets) {
             let attempt = async {

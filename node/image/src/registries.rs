@@ -43,6 +43,8 @@ pub(crate) struct Endpoint {
     /// Host and port, the key of `configs`.
     pub host: String,
     pub repository: String,
+    /// Only asked when the one before could not be reached.
+    pub fallback: bool,
     /// Sent as `ns=` to a mirror, so that it knows which registry is meant.
     pub namespace: Option<String>,
 }
@@ -165,6 +167,7 @@ impl Registries {
                     url: with_path(endpoint),
                     host: host.to_string(),
                     repository: repository.clone(),
+                    fallback: false,
                     namespace: (host != registry).then(|| registry.to_string()),
                 });
             }
@@ -174,18 +177,19 @@ impl Registries {
             other => other,
         };
         if !list.iter().any(|e| e.host == own) {
-            let mut push = |scheme: &str| {
+            let mut push = |scheme: &str, fallback: bool| {
                 list.push(Endpoint {
                     url: format!("{scheme}://{own}/v2"),
                     host: registry.to_string(),
                     repository: repository.to_string(),
+                    fallback,
                     namespace: None,
                 });
             };
-            push("https");
+            push("https", false);
             // As every engine does: nothing leaves the machine.
             if is_loopback(registry) {
-                push("http");
+                push("http", true);
             }
         }
         list

@@ -41,9 +41,20 @@ pub(crate) struct RegistryError {
 pub(crate) enum RegistryErrorKind {
     NotFound,
     Denied,
+    /// No answer at all, or none we can trust.
+    Unreachable,
     /// Worth another try later.
     Transient,
     Other,
+}
+
+impl RegistryError {
+    fn is_passing(&self) -> bool {
+        matches!(
+            self.kind,
+            RegistryErrorKind::Transient | RegistryErrorKind::Unreachable
+        )
+    }
 }
 
 /// A pull's conversation with one endpoint.
@@ -134,7 +145,7 @@ impl Session {
 
     fn network(&self, error: &reqwest::Error) -> RegistryError {
         RegistryError {
-            kind: RegistryErrorKind::Transient,
+            kind: RegistryErrorKind::Unreachable,
             words: format!("{}: {}", self.endpoint.url, chain(error)),
         }
     }
@@ -173,7 +184,7 @@ impl Session {
         let mut tries = 1;
         loop {
             match self.download_once(name, size_bytes, target).await {
-                Err(e) if e.kind == RegistryErrorKind::Transient && tries < TRIES => {
+                Err(e) if e.is_passing() && tries < TRIES => {
                     tracing::debug!(blob = name, error = e.words, "download broken off");
                     tokio::time::sleep(pause).await;
                     pause *= 2;

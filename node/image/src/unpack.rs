@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use tar::{Archive, Entry, EntryType};
 
 use crate::error::ImageError;
+use crate::padding::Padded;
 
 /// Entries of one layer: the largest images known have some 300,000.
 const ENTRIES_MAX: u64 = 4_000_000;
@@ -42,7 +43,7 @@ pub(crate) fn unpack(tar: impl Read, root: &Path, layer: &str) -> Result<u64, Im
         times: BTreeMap::new(),
         bytes: 0,
     };
-    let mut archive = Archive::new(tar);
+    let mut archive = Archive::new(Padded::new(tar));
     let damaged = |e: io::Error| ImageError::Layer {
         layer: layer.to_string(),
         path: String::new(),
@@ -151,16 +152,21 @@ impl Unpacker {
         name: &[u8],
     ) -> Result<Attributes, ImageError> {
         let header = entry.header();
-        let number = |value: io::Result<u64>, what: &str| -> Result<u32, ImageError> {
+        let old = header.as_old();
+        let number = |field: &[u8], value: io::Result<u64>, what: &str| {
+            // A field left blank is nought, as other readers have it.
+            if field.iter().all(|b| matches!(b, 0 | b' ')) {
+                return Ok(0);
+            }
             value
                 .ok()
                 .and_then(|v| u32::try_from(v).ok())
                 .ok_or_else(|| self.refuse(name, format!("bad {what}")))
         };
         let mut attributes = Attributes {
-            mode: header.mode().map_err(|e| self.refuse(name, e))? & 0o7777,
-            uid: number(header.uid(), "owner")?,
-            gid: number(header.gid(), "group")?,
+            mode: number(&old.mode, header.mode().map(u64::from), "mode")? & 0o7777,
+            uid: number(&old.uid, header.uid(), "owner")?,
+            gid: number(&old.gid, header.gid(), "group")?,
             modified_s: header.mtime().unwrap_or(0),
             extended: Vec::new(),
         };

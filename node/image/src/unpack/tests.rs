@@ -304,6 +304,18 @@ fn attributes_of_the_overlay_are_not_taken_from_archives() {
     assert_eq!(taken.expect("attribute"), None);
 }
 
+/// As `umoci insert` writes them: no end, not even of the last block.
+#[test]
+fn archives_that_were_never_closed_are_taken() {
+    let root = tempfile::tempdir().expect("directory");
+    let mut layer = Layer::new();
+    layer.entry(EntryType::Regular, "file", "", b"abc");
+    layer.0.finish().expect("finish");
+    let bytes = unpack(&layer.0.get_ref()[..515], root.path(), "abc").expect("unpack");
+    assert_eq!(bytes, 3);
+    assert_eq!(fs::read(root.path().join("file")).expect("file"), b"abc");
+}
+
 #[test]
 fn damage_is_told() {
     let root = tempfile::tempdir().expect("directory");
