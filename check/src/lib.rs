@@ -1,1 +1,21 @@
+//! Whether what clients and servers saw can be true: histories and the properties they must have.
+//!
+//! In: recorded histories, from the simulator or from real processes. Out: a verdict, and for a
+//! violation the shortest account of it. The simulator and the fault harness share these checks, so
+//! that a property means the same in both.
+//!
+//! - [`history`]: operations of concurrent clients on registers, with outcomes that may be unknown
+//! - [`linearizability`]: is there an order of them that explains every answer (Wing and Gong's
+//!   search with Lowe's memory of visited states)
+//! - [`watch`]: a watch delivers every change once, in order, also across resumptions
+//! - [`durability`]: no acknowledged write is lost
+//! - [`consensus`]: one leader a term, equal states at equal indexes
+//!
+//! Invariants: pure and deterministic; every search has a named limit and says when it met it.
+//! Deliberately absent: recording, and anything that knows how histories come to be.
 
+pub mod consensus;
+pub mod durability;
+pub mod history;
+pub mod linearizability;
+pub mod watch;
