@@ -185,8 +185,14 @@ impl ServiceRules {
         report.removed = removed.len();
         if !removed.is_empty() || !added.is_empty() {
             let new_chains: Vec<&Chain> = chains.difference(&applied.chains).collect();
-            if !new_chains.is_empty() {
-                nft::apply("new service chains", &table::add_chains(&new_chains))?;
+            // Some versions of nft cannot read back the types of a map that a new chain refers to
+            // ("conflicting protocols"); in a whole new table they can.
+            if !new_chains.is_empty()
+                && let Err(error) =
+                    nft::apply("new service chains", &table::add_chains(&new_chains))
+            {
+                tracing::debug!(%error, "service rules are rebuilt: new chains were refused");
+                return self.rebuild(desired.elements, chains, report);
             }
             if let Err(error) = element::apply(&removed, &added) {
                 // Somebody else changed the table, most likely.
