@@ -385,6 +385,17 @@ mod tests {
             json!({"metadata": {"labels": {"a": ""}}, "spec": {"containers": [
                 {"name": "a", "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"cpu": "1500m"}}}, {}]}})
         );
+        let mut eviction = json!({"deleteOptions": {"apiVersion": "v1", "kind": "DeleteOptions"}});
+        let definition = "io.k8s.api.policy.v1.Eviction";
+        check_type(
+            definition,
+            "v1",
+            &mut eviction,
+            Vec::new(),
+            FieldValidation::Strict,
+        )
+        .unwrap();
+        assert_eq!(eviction["deleteOptions"]["kind"], "DeleteOptions");
         let mut lease =
             json!({"spec": {"renewTime": "2026-01-02T03:04:05Z", "leaseDurationSeconds": 40}});
         check(kinds::LEASE, &mut lease, FieldValidation::Strict).unwrap();
