@@ -14,7 +14,10 @@ pub struct Requests {
     pub memory_bytes: i128,
 }
 
-fn amount(pod_list: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>, name: &str) -> Option<Quantity> {
+fn amount(
+    pod_list: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+    name: &str,
+) -> Option<Quantity> {
     Quantity::parse(&pod_list?.get(name)?.0).ok()
 }
 
@@ -25,7 +28,10 @@ pub fn requests(pod: &Pod) -> Requests {
         return Requests::default();
     };
     let of = |container: &k8s_openapi::api::core::v1::Container| {
-        let table = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let table = container
+            .resources
+            .as_ref()
+            .and_then(|r| r.requests.as_ref());
         Requests {
             cpu_milli: amount(table, "cpu").map_or(0, |q| q.milli()),
             memory_bytes: amount(table, "memory").map_or(0, |q| q.value()),
@@ -70,7 +76,8 @@ pub fn admit(node: &Node, others: &[&Pod], pod: &Pod) -> Result<(), Outcome> {
     if !selected(pod, &labels, &name) {
         return refuse(
             "NodeAffinity",
-            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned(),
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+                .to_owned(),
         );
     }
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
@@ -94,7 +101,12 @@ pub fn admit(node: &Node, others: &[&Pod], pod: &Pod) -> Result<(), Outcome> {
         used.memory_bytes = used.memory_bytes.saturating_add(one.memory_bytes);
     }
     let rows = [
-        ("cpu", wanted.cpu_milli, used.cpu_milli, amount(allocatable, "cpu").map(|q| q.milli())),
+        (
+            "cpu",
+            wanted.cpu_milli,
+            used.cpu_milli,
+            amount(allocatable, "cpu").map(|q| q.milli()),
+        ),
         (
             "memory",
             wanted.memory_bytes,
@@ -131,7 +143,10 @@ pub fn selected(pod: &Pod, labels: &BTreeMap<String, String>, node_name: &str) -
         .affinity
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+        .and_then(|a| {
+            a.required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
     match required {
         None => true,
         Some(required) => required
@@ -141,7 +156,11 @@ pub fn selected(pod: &Pod, labels: &BTreeMap<String, String>, node_name: &str) -
     }
 }
 
-fn term_matches(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node_name: &str) -> bool {
+fn term_matches(
+    term: &NodeSelectorTerm,
+    labels: &BTreeMap<String, String>,
+    node_name: &str,
+) -> bool {
     let expressions = term.match_expressions.iter().flatten();
     let fields = term.match_fields.iter().flatten();
     let empty = term.match_expressions.as_ref().is_none_or(Vec::is_empty)

@@ -115,7 +115,10 @@ fn initialized(phase: &str, containers: &[SpecContainer], runtime: &PodRuntime) 
     if incomplete.is_empty() {
         return Verdict::yes();
     }
-    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    let message = format!(
+        "containers with incomplete status: [{}]",
+        incomplete.join(" ")
+    );
     Verdict(false, "ContainersNotInitialized", message)
 }
 

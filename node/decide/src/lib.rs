@@ -20,8 +20,8 @@
 //! node (but for [`admit`]), and any clock.
 
 mod action;
-mod adopt;
 pub mod admit;
+mod adopt;
 pub mod backoff;
 mod conditions;
 mod observe;

@@ -382,7 +382,11 @@ impl PodRuntime {
                     _ => "Failed",
                 };
                 events.push(EventRecord::warning(told_reason, told, name));
-                events.push(EventRecord::warning("Failed", format!("Error: {reason}"), name));
+                events.push(EventRecord::warning(
+                    "Failed",
+                    format!("Error: {reason}"),
+                    name,
+                ));
                 record.back_off_told = false;
                 record.image = ImageState::Failed(failure(failures, &reason, message, now));
             }
@@ -414,8 +418,16 @@ impl PodRuntime {
             stopping: None,
         };
         let name = Some(container);
-        events.push(EventRecord::normal("Created", format!("Created container: {container}"), name));
-        events.push(EventRecord::normal("Started", format!("Started container {container}"), name));
+        events.push(EventRecord::normal(
+            "Created",
+            format!("Created container: {container}"),
+            name,
+        ));
+        events.push(EventRecord::normal(
+            "Started",
+            format!("Started container {container}"),
+            name,
+        ));
     }
 
     fn observe_start_failed(
@@ -452,7 +464,11 @@ impl PodRuntime {
                 (plan::RUN_ERROR, message)
             }
         };
-        events.push(EventRecord::warning("Failed", format!("Error: {message}"), Some(container)));
+        events.push(EventRecord::warning(
+            "Failed",
+            format!("Error: {message}"),
+            Some(container),
+        ));
         record.start_failure = Some(failure(before, reason, message, now));
     }
 
@@ -483,7 +499,11 @@ impl PodRuntime {
                 *post_start = Some(true);
                 if let Some(error) = error {
                     let message = format!("PostStartHook failed: {error}");
-                    events.push(EventRecord::warning("FailedPostStartHook", message, Some(container)));
+                    events.push(EventRecord::warning(
+                        "FailedPostStartHook",
+                        message,
+                        Some(container),
+                    ));
                     let message = format!("FailedPostStartHook: {error}");
                     events.push(EventRecord::normal("Killing", message, Some(container)));
                     if stopping.is_none() {
@@ -500,7 +520,11 @@ impl PodRuntime {
             HookKind::PreStop => {
                 if let Some(error) = error {
                     let message = format!("PreStopHook failed: {error}");
-                    events.push(EventRecord::warning("FailedPreStopHook", message, Some(container)));
+                    events.push(EventRecord::warning(
+                        "FailedPreStopHook",
+                        message,
+                        Some(container),
+                    ));
                 }
                 if let Some(stopping) = stopping
                     && stopping.stage == StopStage::Hook

@@ -168,7 +168,11 @@ fn start_if_due(
                     container.name,
                     spec::pod_title(pod)
                 );
-                draft.event(EventRecord::warning("BackOff", message, Some(&container.name)));
+                draft.event(EventRecord::warning(
+                    "BackOff",
+                    message,
+                    Some(&container.name),
+                ));
                 draft.push(Action::BackOffTold {
                     container: container.name.clone(),
                 });
@@ -195,8 +199,7 @@ fn start_if_due(
         ImageState::Ready { .. } | ImageState::Pulling { .. } => {}
         ImageState::Unknown => draft.push(ensure_image(container)),
         ImageState::Failed(failure) => {
-            let until =
-                backoff::after_s(failure.at, backoff::pull_delay_s(failure.failures));
+            let until = backoff::after_s(failure.at, backoff::pull_delay_s(failure.failures));
             if draft.due(until) {
                 draft.push(ensure_image(container));
             } else if failure.reason == "ErrImagePull" {
@@ -204,9 +207,17 @@ fn start_if_due(
                 if draft.due(shown) && !record.back_off_told {
                     let image = container.image.as_deref().unwrap_or_default();
                     let message = format!("Back-off pulling image \"{image}\"");
-                    draft.event(EventRecord::normal("BackOff", message, Some(&container.name)));
+                    draft.event(EventRecord::normal(
+                        "BackOff",
+                        message,
+                        Some(&container.name),
+                    ));
                     let message = "Error: ImagePullBackOff".to_owned();
-                    draft.event(EventRecord::warning("Failed", message, Some(&container.name)));
+                    draft.event(EventRecord::warning(
+                        "Failed",
+                        message,
+                        Some(&container.name),
+                    ));
                     draft.push(Action::BackOffTold {
                         container: container.name.clone(),
                     });
@@ -264,7 +275,10 @@ fn tend(
         });
         return;
     }
-    let hook = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
+    let hook = container
+        .lifecycle
+        .as_ref()
+        .and_then(|l| l.post_start.as_ref());
     if let (Some(hook), None) = (hook, post_start) {
         draft.push(Action::Hook {
             container: container.name.clone(),
@@ -280,7 +294,11 @@ fn tend(
     probe(
         found,
         record,
-        &[ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness],
+        &[
+            ProbeKind::Startup,
+            ProbeKind::Liveness,
+            ProbeKind::Readiness,
+        ],
         draft,
     );
 }
@@ -316,7 +334,11 @@ fn stop_if_failed(
             container.name,
             kind.title().to_lowercase()
         );
-        draft.event(EventRecord::normal("Killing", message, Some(&container.name)));
+        draft.event(EventRecord::normal(
+            "Killing",
+            message,
+            Some(&container.name),
+        ));
         draft.push(Action::Stop {
             container: container.name.clone(),
             attempt,

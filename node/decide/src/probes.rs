@@ -62,7 +62,12 @@ pub(crate) fn due(track: &ProbeTrack, probe: &Probe, started_at: Timestamp) -> O
 }
 
 /// Takes in the result of a run.
-pub(crate) fn observe(track: &mut ProbeTrack, probe: &Probe, outcome: &ProbeOutcome, now: Timestamp) {
+pub(crate) fn observe(
+    track: &mut ProbeTrack,
+    probe: &Probe,
+    outcome: &ProbeOutcome,
+    now: Timestamp,
+) {
     let began = track.next_at.unwrap_or(now);
     track.in_flight = false;
     track.next_at = Some(after_s(began, period_s(probe)).max(now));

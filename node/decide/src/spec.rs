@@ -102,9 +102,10 @@ pub(crate) fn restarts(pod: &Pod, found: &SpecContainer, exit_code: i32) -> bool
             return rule.action == "Restart";
         }
     }
-    let policy = container.restart_policy.as_deref().unwrap_or_else(|| {
-        pod.spec.as_ref().map_or("Always", restart_policy)
-    });
+    let policy = container
+        .restart_policy
+        .as_deref()
+        .unwrap_or_else(|| pod.spec.as_ref().map_or("Always", restart_policy));
     match policy {
         "Never" => false,
         "OnFailure" => exit_code != 0,

@@ -57,13 +57,20 @@ pub(crate) fn wanted(pod: &Pod, runtime: &PodRuntime, draft: &mut Draft) -> bool
         }
         return false;
     }
-    let deadline = pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
+    let deadline = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.active_deadline_seconds);
     if let (Some(seconds), Some(started)) = (deadline, runtime.start_time)
         && !crate::phase::finished(pod, &spec::containers(pod), runtime)
         && draft.due(backoff::after_s(started, seconds))
     {
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        draft.event(EventRecord::normal("DeadlineExceeded", message.clone(), None));
+        draft.event(EventRecord::normal(
+            "DeadlineExceeded",
+            message.clone(),
+            None,
+        ));
         let outcome = Outcome {
             phase: "Failed".to_owned(),
             reason: "DeadlineExceeded".to_owned(),
@@ -108,7 +115,13 @@ pub(crate) fn plan(
     let Some(termination) = &runtime.termination else {
         return; // just begun: the next plan continues
     };
-    stop_all(containers, runtime, Some(termination), spec::grace_s(pod), draft);
+    stop_all(
+        containers,
+        runtime,
+        Some(termination),
+        spec::grace_s(pod),
+        draft,
+    );
     if !release(runtime, draft) {
         return;
     }
@@ -172,7 +185,8 @@ fn stop_all(
                 .saturating_sub(seconds_between(t.since, draft.now))
         });
         if waits && let Some(t) = termination {
-            let over = backoff::after_s(t.since, i64::try_from(t.grace_s).unwrap_or(i64::MAX / 1000));
+            let over =
+                backoff::after_s(t.since, i64::try_from(t.grace_s).unwrap_or(i64::MAX / 1000));
             if !draft.due(over) {
                 continue;
             }
@@ -182,7 +196,11 @@ fn stop_all(
         match stopping {
             None => {
                 let message = format!("Stopping container {}", found.container.name);
-                draft.event(EventRecord::normal("Killing", message, Some(&found.container.name)));
+                draft.event(EventRecord::normal(
+                    "Killing",
+                    message,
+                    Some(&found.container.name),
+                ));
                 draft.push(Action::Stop {
                     container: found.container.name.clone(),
                     attempt: *attempt,

@@ -3,6 +3,7 @@
 use crate::execute::{self, Sandboxed};
 use crate::instance::{self, container_id};
 use crate::pods::{Inventory, is_live};
+use crate::start;
 use crate::worker::{Mail, Worker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ impl Worker {
             .collect();
         self.runtime
             .adopt(|name, attempt| found.contains_key(&(name.to_owned(), attempt)));
-        self.adopt_sandbox(inventory, found.values().any(is_live)).await;
+        self.adopt_sandbox(inventory, found.values().any(is_live))
+            .await;
         let mut current = Vec::new();
         for (name, record) in self.runtime.containers.clone() {
             let (attempt, starting) = match &record.instance {
@@ -38,11 +40,14 @@ impl Worker {
                 Instance::None => continue,
             };
             current.push((name.clone(), attempt));
-            match found.get(&(name.clone(), attempt)).map(|status| &status.state) {
+            match found
+                .get(&(name.clone(), attempt))
+                .map(|status| &status.state)
+            {
                 Some(state) => self.adopt_instance(&name, attempt, starting, state),
                 None => {
                     let message = "The container could not be located when the agent was started";
-                    self.observe(execute::lost(&name, attempt, message.to_owned()));
+                    self.observe(start::lost(&name, attempt, message.to_owned()));
                 }
             }
         }
@@ -50,14 +55,19 @@ impl Worker {
         for (key, status) in &found {
             if !current.contains(key) {
                 if is_live(status) {
-                    tracing::warn!(id = status.id, "a container that nobody asked for is removed");
+                    tracing::warn!(
+                        id = status.id,
+                        "a container that nobody asked for is removed"
+                    );
                 }
                 self.remove_instance(&key.0, key.1);
             }
         }
         tracing::info!(
-            namespace = self.pod.metadata.namespace, pod = self.pod.metadata.name,
-            containers = current.len(), "pod adopted"
+            namespace = self.pod.metadata.namespace,
+            pod = self.pod.metadata.name,
+            containers = current.len(),
+            "pod adopted"
         );
     }
 
@@ -67,12 +77,15 @@ impl Worker {
         };
         let host_network = self.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
         let netns = self.agent.network.path(&self.uid);
-        let sandbox = inventory.sandbox(&self.uid).filter(|sandbox| sandbox.stands());
+        let sandbox = inventory
+            .sandbox(&self.uid)
+            .filter(|sandbox| sandbox.stands());
         let network = self.agent.network.clone();
         let attachments = tokio::task::spawn_blocking(move || network.list()).await;
         let connected = host_network
             || attachments.ok().and_then(Result::ok).is_some_and(|list| {
-                list.iter().any(|a| a.pod_uid == self.uid && a.address.is_some())
+                list.iter()
+                    .any(|a| a.pod_uid == self.uid && a.address.is_some())
             });
         match sandbox {
             Some(sandbox) if connected => {
@@ -83,13 +96,20 @@ impl Worker {
                 });
             }
             _ if any_live => {
-                tracing::error!(uid = self.uid, "the pod's namespaces are gone under live containers");
+                tracing::error!(
+                    uid = self.uid,
+                    "the pod's namespaces are gone under live containers"
+                );
                 self.observe(Report::SandboxLost);
             }
             _ => {
                 self.observe(Report::SandboxLost);
                 if let Err(error) = execute::remove_sandbox(&self.agent, &self.uid).await {
-                    tracing::warn!(uid = self.uid, error, "what is left of a sandbox could not be removed");
+                    tracing::warn!(
+                        uid = self.uid,
+                        error,
+                        "what is left of a sandbox could not be removed"
+                    );
                 }
             }
         }
@@ -107,7 +127,7 @@ impl Worker {
                         at: *started_at,
                     });
                 }
-                execute::watch_adopted(self, name, attempt);
+                start::watch_adopted(self, name, attempt);
             }
             ContainerState::Exited(exit) => {
                 if starting {
@@ -116,7 +136,7 @@ impl Worker {
                     }
                 }
                 // Read like any other end, termination message included.
-                execute::watch_adopted(self, name, attempt);
+                start::watch_adopted(self, name, attempt);
             }
             ContainerState::Creating => self.await_start(name, attempt),
         }
@@ -129,7 +149,11 @@ impl Worker {
         let name = name.to_owned();
         self.tasks.spawn(async move {
             for _ in 0..LOOKS_MAX {
-                let state = runtime.status(&id).ok().flatten().map(|status| status.state);
+                let state = runtime
+                    .status(&id)
+                    .ok()
+                    .flatten()
+                    .map(|status| status.state);
                 let reports = match state {
                     Some(ContainerState::Creating) => {
                         tokio::time::sleep(LOOK_AGAIN).await;
@@ -157,7 +181,7 @@ impl Worker {
                         message: String::new(),
                         at: exit.finished_at,
                     },
-                    Err(error) => execute::lost(&name, attempt, error.to_string()),
+                    Err(error) => start::lost(&name, attempt, error.to_string()),
                 };
                 let _ = sender.send(Mail::Report(report)).await;
                 return;

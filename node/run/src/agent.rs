@@ -86,7 +86,9 @@ impl Agent {
         let mut pool = lock(&self.addresses);
         if pool.as_ref().is_none_or(|pool| pool.range() != range) {
             let existing = self.network.list().map_err(|error| error.to_string())?;
-            let taken = existing.into_iter().filter_map(|a| Some((a.address?, a.pod_uid)));
+            let taken = existing
+                .into_iter()
+                .filter_map(|a| Some((a.address?, a.pod_uid)));
             *pool = Some(AddressPool::new(range, taken).map_err(|error| error.to_string())?);
         }
         match pool.as_mut() {
@@ -127,7 +129,14 @@ impl Agent {
 
     fn allocatable(&self, name: &str) -> Option<Quantity> {
         let node = self.node.borrow().clone()?;
-        let text = node.status.as_ref()?.allocatable.as_ref()?.get(name)?.0.clone();
+        let text = node
+            .status
+            .as_ref()?
+            .allocatable
+            .as_ref()?
+            .get(name)?
+            .0
+            .clone();
         Quantity::parse(&text).ok()
     }
 
@@ -144,7 +153,8 @@ impl Agent {
     }
 
     pub fn node_storage_bytes(&self) -> i128 {
-        self.allocatable("ephemeral-storage").map_or(0, |q| q.value())
+        self.allocatable("ephemeral-storage")
+            .map_or(0, |q| q.value())
     }
 }
 
@@ -157,11 +167,14 @@ fn registries(config: &AgentConfig) -> Result<Registries, AgentError> {
 
 async fn import_builtin(config: &AgentConfig, images: &ImageStore) -> Result<(), AgentError> {
     for image in &config.builtin_images {
-        let parsed = crate::builtin::config(&image.config).map_err(|detail| AgentError::Config {
-            name: config.name.clone(),
-            detail: format!("built-in image {}: {detail}", image.reference),
-        })?;
-        images.import_builtin(&image.reference, &parsed, &image.layer).await?;
+        let parsed =
+            crate::builtin::config(&image.config).map_err(|detail| AgentError::Config {
+                name: config.name.clone(),
+                detail: format!("built-in image {}: {detail}", image.reference),
+            })?;
+        images
+            .import_builtin(&image.reference, &parsed, &image.layer)
+            .await?;
     }
     Ok(())
 }
@@ -172,7 +185,9 @@ async fn start_dns(
 ) -> Result<dns::Server, AgentError> {
     let address = config.cluster_dns;
     let claimed = tokio::task::spawn_blocking(move || dns::claim_address(address)).await;
-    claimed.map_err(|error| AgentError::io("claiming the DNS address", std::io::Error::other(error)))??;
+    claimed.map_err(|error| {
+        AgentError::io("claiming the DNS address", std::io::Error::other(error))
+    })??;
     let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let server = dns::ServerConfig {
         address: SocketAddr::from((address, 53)),
@@ -184,7 +199,10 @@ async fn start_dns(
 }
 
 /// Runs an agent until `shutdown`; containers go on running afterwards.
-pub(crate) async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
+pub(crate) async fn run(
+    config: AgentConfig,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
     if config.servers.is_empty() {
         return Err(AgentError::Config {
             name: config.name,
@@ -194,10 +212,16 @@ pub(crate) async fn run(config: AgentConfig, shutdown: CancellationToken) -> Res
     let IpAddr::V4(node_ip) = config.internal_ip else {
         return Err(AgentError::Config {
             name: config.name.clone(),
-            detail: format!("the internal address {} must be an IPv4 address", config.internal_ip),
+            detail: format!(
+                "the internal address {} must be an IPv4 address",
+                config.internal_ip
+            ),
         });
     };
-    for (name, value) in [("service", &config.service_cidr), ("cluster", &config.cluster_cidr)] {
+    for (name, value) in [
+        ("service", &config.service_cidr),
+        ("cluster", &config.cluster_cidr),
+    ] {
         if let Err(error) = value.parse::<Cidr>() {
             return Err(AgentError::Config {
                 name: config.name.clone(),
@@ -207,7 +231,10 @@ pub(crate) async fn run(config: AgentConfig, shutdown: CancellationToken) -> Res
     }
     std::fs::create_dir_all(&config.data)
         .map_err(|error| AgentError::io(format!("creating {}", config.data.display()), error))?;
-    let identity = (config.client_cert_pem.as_str(), config.client_key_pem.as_str());
+    let identity = (
+        config.client_cert_pem.as_str(),
+        config.client_key_pem.as_str(),
+    );
     let tls = trireme_client::client_config(&config.ca_pem, Some(identity))
         .map_err(|error| AgentError::Tls(error.to_string()))?;
     let client = Client::new(ClientConfig::new(config.servers.clone(), tls, "kubelet"))?;
@@ -231,7 +258,9 @@ pub(crate) async fn run(config: AgentConfig, shutdown: CancellationToken) -> Res
     };
     let network = tokio::task::spawn_blocking(move || PodNetwork::new(network))
         .await
-        .map_err(|error| AgentError::io("preparing pods' networks", std::io::Error::other(error)))??;
+        .map_err(|error| {
+            AgentError::io("preparing pods' networks", std::io::Error::other(error))
+        })??;
     let (view, services) = watch::channel(Arc::new(Services::default()));
     let (names, names_receiver) =
         watch::channel(Arc::new(Snapshot::new(&config.cluster_domain, Vec::new())));
@@ -240,7 +269,8 @@ pub(crate) async fn run(config: AgentConfig, shutdown: CancellationToken) -> Res
     let (references, reference_changes) = References::new(client.clone());
     let (node_sender, node) = watch::channel(None);
     let range_file = config.data.join("pod-cidr.json");
-    let range: Option<Cidr> = store::read_json::<String>(&range_file).and_then(|text| text.parse().ok());
+    let range: Option<Cidr> =
+        store::read_json::<String>(&range_file).and_then(|text| text.parse().ok());
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let agent = Arc::new(Agent {
         tokens: Tokens::new(client.clone()),
@@ -265,14 +295,31 @@ pub(crate) async fn run(config: AgentConfig, shutdown: CancellationToken) -> Res
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(event_writer.run());
     tasks.spawn(follow_range(agent.clone(), range_file, shutdown.clone()));
-    tasks.spawn(registration::follow_node(agent.clone(), node_sender, shutdown.clone()));
+    tasks.spawn(registration::follow_node(
+        agent.clone(),
+        node_sender,
+        shutdown.clone(),
+    ));
     tasks.spawn(registration::keep_status(agent.clone(), shutdown.clone()));
     tasks.spawn(registration::keep_lease(agent.clone(), shutdown.clone()));
-    tasks.spawn(services::follow(agent.clone(), Published { view, names }, shutdown.clone()));
+    tasks.spawn(services::follow(
+        agent.clone(),
+        Published { view, names },
+        shutdown.clone(),
+    ));
     tasks.spawn(peers::follow(agent.clone(), shutdown.clone()));
-    tasks.spawn(server::serve(agent.clone(), listener, serving, shutdown.clone()));
+    tasks.spawn(server::serve(
+        agent.clone(),
+        listener,
+        serving,
+        shutdown.clone(),
+    ));
     tasks.spawn(garbage::collect(agent.clone(), shutdown.clone()));
-    tasks.spawn(pods::follow(agent.clone(), reference_changes, shutdown.clone()));
+    tasks.spawn(pods::follow(
+        agent.clone(),
+        reference_changes,
+        shutdown.clone(),
+    ));
 
     shutdown.cancelled().await;
     let ended = tokio::time::timeout(SHUTDOWN, async {
@@ -286,7 +333,10 @@ pub(crate) async fn run(config: AgentConfig, shutdown: CancellationToken) -> Res
     })
     .await;
     if ended.is_err() {
-        tracing::warn!(left = tasks.len(), "tasks did not end in time and are cut off");
+        tracing::warn!(
+            left = tasks.len(),
+            "tasks did not end in time and are cut off"
+        );
         tasks.shutdown().await;
     }
     dns.shutdown().await;
@@ -304,7 +354,9 @@ async fn follow_range(agent: Arc<Agent>, file: PathBuf, shutdown: CancellationTo
         if let Some(text) = text {
             match text.parse::<Cidr>() {
                 Ok(cidr) => {
-                    let new = agent.range.send_if_modified(|range| range.replace(cidr) != Some(cidr));
+                    let new = agent
+                        .range
+                        .send_if_modified(|range| range.replace(cidr) != Some(cidr));
                     if new && let Err(error) = store::write_json(&file, &text) {
                         tracing::warn!(%error, "the node's pod range was not kept");
                     }
@@ -313,7 +365,10 @@ async fn follow_range(agent: Arc<Agent>, file: PathBuf, shutdown: CancellationTo
                 Err(error) => tracing::warn!(text, %error, "the node's pod range cannot be read"),
             }
         } else if agent.range.borrow().is_none() {
-            agent.set_network_problem("network", Some("the node has no pod address range yet".to_owned()));
+            agent.set_network_problem(
+                "network",
+                Some("the node has no pod address range yet".to_owned()),
+            );
         }
         tokio::select! {
             changed = node.changed() => if changed.is_err() { return },

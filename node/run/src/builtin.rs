@@ -7,7 +7,13 @@ use trireme_image::ImageConfig;
 pub(crate) fn config(json: &[u8]) -> Result<ImageConfig, String> {
     let value: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     let section = value.get("config").unwrap_or(&value);
-    let text = |name: &str| section.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |name: &str| {
+        section
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let list = |name: &str| -> Vec<String> {
         let items = section.get(name).and_then(Value::as_array);
         items
@@ -18,7 +24,9 @@ pub(crate) fn config(json: &[u8]) -> Result<ImageConfig, String> {
     };
     let keys = |name: &str| -> Vec<String> {
         let map = section.get(name).and_then(Value::as_object);
-        map.into_iter().flat_map(|map| map.keys().cloned()).collect()
+        map.into_iter()
+            .flat_map(|map| map.keys().cloned())
+            .collect()
     };
     let labels = section.get("Labels").and_then(Value::as_object);
     Ok(ImageConfig {

@@ -5,11 +5,14 @@ use crate::environment::{self, Sources};
 use crate::instance::container_id;
 use crate::store::PodDirectory;
 use crate::volumes;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSecurityContext, SecurityContext, VolumeMount,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use trireme_container::{
-    Capabilities, ContainerSpec, Limits, LogSpec, Mount, MountSource, PodSandbox, Propagation, Qos, User,
+    Capabilities, ContainerSpec, Limits, LogSpec, Mount, MountSource, PodSandbox, Propagation, Qos,
+    User,
 };
 use trireme_image::Image;
 use trireme_model::quantity::Quantity;
@@ -54,7 +57,10 @@ pub(crate) fn limits(container: &Container) -> Limits {
     let resources = container.resources.clone().unwrap_or_default();
     let (limits, requests) = (resources.limits.as_ref(), resources.requests.as_ref());
     let cpu_limit = amount(limits, "cpu").map(|q| q.milli()).filter(|m| *m > 0);
-    let cpu_request = amount(requests, "cpu").map(|q| q.milli()).or(cpu_limit).unwrap_or(0);
+    let cpu_request = amount(requests, "cpu")
+        .map(|q| q.milli())
+        .or(cpu_limit)
+        .unwrap_or(0);
     Limits {
         memory_bytes: amount(limits, "memory")
             .and_then(|q| u64::try_from(q.value()).ok())
@@ -81,7 +87,9 @@ pub(crate) fn pod_limits(pod: &Pod) -> Limits {
     // Init containers run before the others, but a pod's limit must hold the largest of all:
     // the sum of all is never too small.
     let sum = |of: &dyn Fn(&Limits) -> Option<u64>| -> Option<u64> {
-        all.iter().map(of).try_fold(0u64, |total, one| Some(total.saturating_add(one?)))
+        all.iter()
+            .map(of)
+            .try_fold(0u64, |total, one| Some(total.saturating_add(one?)))
     };
     let quota = sum(&|l| l.cpu_quota_us);
     Limits {
@@ -116,7 +124,9 @@ pub(crate) fn command(
     variables: &BTreeMap<String, String>,
 ) -> Vec<String> {
     let expand = |list: &[String]| -> Vec<String> {
-        list.iter().map(|text| environment::expand(text, variables)).collect()
+        list.iter()
+            .map(|text| environment::expand(text, variables))
+            .collect()
     };
     let own_command = container.command.as_deref().unwrap_or_default();
     let own_args = container.args.as_deref().unwrap_or_default();
@@ -164,7 +174,9 @@ fn identity(
         .map_err(|error| StartFailure::Create(error.to_string()))?;
     if non_root {
         if wanted == Some(0) {
-            return Err(config(format!("container's runAsUser breaks non-root policy {title}")));
+            return Err(config(format!(
+                "container's runAsUser breaks non-root policy {title}"
+            )));
         }
         if wanted.is_none() {
             let name = text.split(':').next().unwrap_or_default();
@@ -181,10 +193,20 @@ fn identity(
         }
     }
     let group = context.run_as_group.or(pod_context.run_as_group);
-    let gid = group.and_then(|gid| u32::try_from(gid).ok()).unwrap_or(resolved.gid);
+    let gid = group
+        .and_then(|gid| u32::try_from(gid).ok())
+        .unwrap_or(resolved.gid);
     let strict = pod_context.supplemental_groups_policy.as_deref() == Some("Strict");
-    let mut groups = if strict { Vec::new() } else { resolved.supplemental_gids };
-    let more = pod_context.supplemental_groups.iter().flatten().chain(pod_context.fs_group.iter());
+    let mut groups = if strict {
+        Vec::new()
+    } else {
+        resolved.supplemental_gids
+    };
+    let more = pod_context
+        .supplemental_groups
+        .iter()
+        .flatten()
+        .chain(pod_context.fs_group.iter());
     for gid in more.filter_map(|gid| u32::try_from(*gid).ok()) {
         if !groups.contains(&gid) {
             groups.push(gid);
@@ -227,7 +249,8 @@ fn volume_mounts(
             (_, Some(text)) if !text.is_empty() => Some(text.clone()),
             _ => None,
         };
-        let outside = |path: &str| Path::new(path).is_absolute() || path.split('/').any(|part| part == "..");
+        let outside =
+            |path: &str| Path::new(path).is_absolute() || path.split('/').any(|part| part == "..");
         if sub_path.as_deref().is_some_and(outside) {
             return Err(StartFailure::Config(format!(
                 "subPath {:?} of volume {:?} must be relative and not contain '..'",
@@ -258,22 +281,32 @@ fn own_mounts(
     taken: &[Mount],
 ) -> Vec<Mount> {
     let etc = directory.etc();
-    let termination = container.termination_message_path.as_deref().unwrap_or(TERMINATION_PATH);
+    let termination = container
+        .termination_message_path
+        .as_deref()
+        .unwrap_or(TERMINATION_PATH);
     let wanted = [
         (Path::new("/etc/hosts"), etc.join("hosts")),
         (Path::new("/etc/hostname"), etc.join("hostname")),
         (Path::new("/etc/resolv.conf"), etc.join("resolv.conf")),
         (Path::new("/dev/shm"), sandbox.shm.clone()),
-        (Path::new(termination), directory.termination_log(&container.name, attempt)),
+        (
+            Path::new(termination),
+            directory.termination_log(&container.name, attempt),
+        ),
     ];
     wanted
         .into_iter()
         .filter(|(destination, _)| {
-            destination.is_absolute() && !taken.iter().any(|mount| mount.destination == *destination)
+            destination.is_absolute()
+                && !taken.iter().any(|mount| mount.destination == *destination)
         })
         .map(|(destination, path)| Mount {
             destination: destination.to_path_buf(),
-            source: MountSource::Bind { path, sub_path: None },
+            source: MountSource::Bind {
+                path,
+                sub_path: None,
+            },
             read_only: false,
             propagation: Propagation::None,
         })
@@ -300,18 +333,23 @@ pub(crate) async fn order(
         .map_err(StartFailure::Config)?;
     let known: BTreeMap<String, String> = own.iter().cloned().collect();
     let identity = identity(pod, container, image, &pod_context, &context)?;
-    let args = command(container, &image.config.entrypoint, &image.config.cmd, &known);
+    let args = command(
+        container,
+        &image.config.entrypoint,
+        &image.config.cmd,
+        &known,
+    );
     if args.is_empty() {
         return Err(StartFailure::Create("no command specified".to_owned()));
     }
-    let (hostname, _) =
-        crate::hosts::names(pod, &agent.config.name, &agent.config.cluster_domain);
+    let (hostname, _) = crate::hosts::names(pod, &agent.config.name, &agent.config.cluster_domain);
     let mut env: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str, replace: bool| match env.iter_mut().find(|(n, _)| n == name) {
-        Some(entry) if replace => value.clone_into(&mut entry.1),
-        Some(_) => {}
-        None => env.push((name.to_owned(), value.to_owned())),
-    };
+    let mut set =
+        |name: &str, value: &str, replace: bool| match env.iter_mut().find(|(n, _)| n == name) {
+            Some(entry) if replace => value.clone_into(&mut entry.1),
+            Some(_) => {}
+            None => env.push((name.to_owned(), value.to_owned())),
+        };
     set("PATH", DEFAULT_PATH, false);
     set("HOSTNAME", &hostname, false);
     for variable in &image.config.env {
@@ -348,8 +386,14 @@ pub(crate) async fn order(
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let labels = [
         ("io.kubernetes.pod.uid", uid.clone()),
-        ("io.kubernetes.pod.name", pod.metadata.name.clone().unwrap_or_default()),
-        ("io.kubernetes.pod.namespace", pod.metadata.namespace.clone().unwrap_or_default()),
+        (
+            "io.kubernetes.pod.name",
+            pod.metadata.name.clone().unwrap_or_default(),
+        ),
+        (
+            "io.kubernetes.pod.namespace",
+            pod.metadata.namespace.clone().unwrap_or_default(),
+        ),
         ("io.kubernetes.container.name", container.name.clone()),
         ("trireme.image", image.id.clone()),
     ];
@@ -401,7 +445,10 @@ mod tests {
         assert_eq!(of(json!({"name": "a"})), "e c");
         assert_eq!(of(json!({"name": "a", "args": ["1", "$(V)"]})), "e 1 x");
         assert_eq!(of(json!({"name": "a", "command": ["k"]})), "k");
-        assert_eq!(of(json!({"name": "a", "command": ["k"], "args": ["1"]})), "k 1");
+        assert_eq!(
+            of(json!({"name": "a", "command": ["k"], "args": ["1"]})),
+            "k 1"
+        );
     }
 
     #[test]
@@ -412,7 +459,10 @@ mod tests {
         assert_eq!(made.cpu_quota_us, Some(25_000));
         assert_eq!(made.cpu_shares, Some(102));
         let made = limits(&container(json!({"name": "a"})));
-        assert_eq!((made.memory_bytes, made.cpu_quota_us, made.cpu_shares), (None, None, Some(2)));
+        assert_eq!(
+            (made.memory_bytes, made.cpu_quota_us, made.cpu_shares),
+            (None, None, Some(2))
+        );
     }
 
     #[test]
@@ -423,7 +473,10 @@ mod tests {
                 {"name": "b", "resources": {"limits": second}}]}}))
             .unwrap()
         };
-        assert_eq!(pod_limits(&pod(json!({"memory": "5", "cpu": "1"}))).memory_bytes, Some(15));
+        assert_eq!(
+            pod_limits(&pod(json!({"memory": "5", "cpu": "1"}))).memory_bytes,
+            Some(15)
+        );
         assert_eq!(pod_limits(&pod(json!({}))).memory_bytes, None);
         assert_eq!(pod_limits(&pod(json!({}))).cpu_quota_us, None);
     }

@@ -38,12 +38,18 @@ fn quoted(text: &str) -> String {
 
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
     let all = map.into_iter().flatten();
-    let made: Vec<String> = all.map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+    let made: Vec<String> = all
+        .map(|(key, value)| format!("{key}={}", quoted(value)))
+        .collect();
     made.join("\n")
 }
 
 /// The field's value; an error names a field that there is not.
-pub(crate) fn field(pod: &Pod, facts: &Facts, selector: &ObjectFieldSelector) -> Result<String, String> {
+pub(crate) fn field(
+    pod: &Pod,
+    facts: &Facts,
+    selector: &ObjectFieldSelector,
+) -> Result<String, String> {
     let path = selector.field_path.as_str();
     let text = |value: Option<&String>| value.cloned().unwrap_or_default();
     let subscript = |prefix: &str| {
@@ -52,10 +58,17 @@ pub(crate) fn field(pod: &Pod, facts: &Facts, selector: &ObjectFieldSelector) ->
             .strip_suffix("']")
     };
     if let Some(key) = subscript("metadata.labels") {
-        return Ok(text(pod.metadata.labels.as_ref().and_then(|map| map.get(key))));
+        return Ok(text(
+            pod.metadata.labels.as_ref().and_then(|map| map.get(key)),
+        ));
     }
     if let Some(key) = subscript("metadata.annotations") {
-        return Ok(text(pod.metadata.annotations.as_ref().and_then(|map| map.get(key))));
+        return Ok(text(
+            pod.metadata
+                .annotations
+                .as_ref()
+                .and_then(|map| map.get(key)),
+        ));
     }
     let spec = pod.spec.as_ref();
     match path {
@@ -79,7 +92,11 @@ pub(crate) fn resource(
     facts: &Facts,
     selector: &ResourceFieldSelector,
 ) -> Result<String, String> {
-    let name = selector.container_name.as_deref().filter(|name| !name.is_empty()).or(own);
+    let name = selector
+        .container_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        .or(own);
     let container = containers
         .iter()
         .find(|c| Some(c.name.as_str()) == name)
@@ -92,7 +109,8 @@ pub(crate) fn resource(
     let limits = resources.limits.unwrap_or_default();
     let requests = resources.requests.unwrap_or_default();
     let milli = |map: &BTreeMap<String, _>| -> Option<i128> {
-        let found: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> = map.get(resource);
+        let found: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> =
+            map.get(resource);
         Some(Quantity::parse(&found?.0).ok()?.milli())
     };
     let node = match resource {
@@ -104,14 +122,24 @@ pub(crate) fn resource(
     let value = match table {
         "limits" => milli(&limits).unwrap_or(node),
         "requests" => milli(&requests).or_else(|| milli(&limits)).unwrap_or(0),
-        _ => return Err(format!("unsupported container resource: {}", selector.resource)),
+        _ => {
+            return Err(format!(
+                "unsupported container resource: {}",
+                selector.resource
+            ));
+        }
     };
     let divisor = match &selector.divisor {
-        Some(quantity) => Quantity::parse(&quantity.0).map_err(|error| error.to_string())?.milli(),
+        Some(quantity) => Quantity::parse(&quantity.0)
+            .map_err(|error| error.to_string())?
+            .milli(),
         None => 1000,
     };
     let divisor = if divisor <= 0 { 1000 } else { divisor };
-    Ok(value.saturating_add(divisor - 1).div_euclid(divisor).to_string())
+    Ok(value
+        .saturating_add(divisor - 1)
+        .div_euclid(divisor)
+        .to_string())
 }
 
 #[cfg(test)]
@@ -138,7 +166,10 @@ mod tests {
             let selector = serde_json::from_value(json!({"fieldPath": path})).unwrap();
             field(&pod, &facts, &selector)
         };
-        assert_eq!(of("metadata.labels").unwrap(), "a=\"say \\\"hi\\\"\"\nb=\"2\"");
+        assert_eq!(
+            of("metadata.labels").unwrap(),
+            "a=\"say \\\"hi\\\"\"\nb=\"2\""
+        );
         assert_eq!(of("metadata.labels['b']").unwrap(), "2");
         assert_eq!(of("status.podIP").unwrap(), "10.42.0.5");
         assert!(of("spec.nosuch").is_err());
@@ -148,8 +179,14 @@ mod tests {
             resource(&containers, Some("app"), &facts, &selector)
         };
         assert_eq!(amount(json!({"resource": "limits.cpu"})).unwrap(), "2");
-        assert_eq!(amount(json!({"resource": "limits.cpu", "divisor": "1m"})).unwrap(), "1500");
-        assert_eq!(amount(json!({"resource": "requests.memory", "divisor": "1Mi"})).unwrap(), "64");
-        assert_eq!(amount(json!({"resource": "limits.memory", "containerName": "x"})).is_err(), true);
+        assert_eq!(
+            amount(json!({"resource": "limits.cpu", "divisor": "1m"})).unwrap(),
+            "1500"
+        );
+        assert_eq!(
+            amount(json!({"resource": "requests.memory", "divisor": "1Mi"})).unwrap(),
+            "64"
+        );
+        assert!(amount(json!({"resource": "limits.memory", "containerName": "x"})).is_err());
     }
 }

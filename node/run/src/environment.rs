@@ -16,8 +16,9 @@ pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String
         if let Some(after) = after.strip_prefix('$') {
             out.push('$');
             rest = after;
-        } else if let Some((name, after_name)) =
-            after.strip_prefix('(').and_then(|inner| inner.split_once(')'))
+        } else if let Some((name, after_name)) = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
         {
             match variables.get(name) {
                 Some(value) => out.push_str(value),
@@ -124,11 +125,24 @@ async fn from_source(
             .collect();
         return downward::resource(&all, Some(&container.name), sources.facts, selector).map(Some);
     }
-    let (kind, title, name, key, optional) = match (&source.config_map_key_ref, &source.secret_key_ref) {
-        (Some(one), _) => (ReferenceKind::ConfigMap, "ConfigMap", &one.name, &one.key, one.optional),
-        (None, Some(one)) => (ReferenceKind::Secret, "Secret", &one.name, &one.key, one.optional),
-        (None, None) => return Err("unsupported source of an environment variable".to_owned()),
-    };
+    let (kind, title, name, key, optional) =
+        match (&source.config_map_key_ref, &source.secret_key_ref) {
+            (Some(one), _) => (
+                ReferenceKind::ConfigMap,
+                "ConfigMap",
+                &one.name,
+                &one.key,
+                one.optional,
+            ),
+            (None, Some(one)) => (
+                ReferenceKind::Secret,
+                "Secret",
+                &one.name,
+                &one.key,
+                one.optional,
+            ),
+            (None, None) => return Err("unsupported source of an environment variable".to_owned()),
+        };
     let Some(content) = fetch(pod, kind, name, optional, sources).await? else {
         return Ok(None);
     };
@@ -137,7 +151,9 @@ async fn from_source(
         None if optional == Some(true) => Ok(None),
         None => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            Err(format!("couldn't find key {key} in {title} {namespace}/{name}"))
+            Err(format!(
+                "couldn't find key {key} in {title} {namespace}/{name}"
+            ))
         }
     }
 }

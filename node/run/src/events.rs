@@ -95,7 +95,10 @@ impl EventRecorder {
             at: Timestamp::now(),
         };
         if let Err(mpsc::error::TrySendError::Full(lost)) = self.queue.try_send(pending) {
-            tracing::debug!(reason = lost.record.reason, "event queue full, event dropped");
+            tracing::debug!(
+                reason = lost.record.reason,
+                "event queue full, event dropped"
+            );
         }
     }
 }
@@ -112,9 +115,12 @@ impl EventWriter {
             EventType::Normal => "Normal",
             EventType::Warning => "Warning",
         };
+        // The object's revision moves on while the event stays the same.
+        let mut object = pending.involved.clone();
+        object["resourceVersion"] = Value::Null;
         let key = format!(
-            "{}|{}|{kind}|{}|{}",
-            pending.involved, pending.namespace, pending.record.reason, pending.record.message
+            "{object}|{}|{kind}|{}|{}",
+            pending.namespace, pending.record.reason, pending.record.message
         );
         let at = meta::timestamp(pending.at);
         if let Some(known) = self.known.get_mut(&key) {
@@ -124,7 +130,14 @@ impl EventWriter {
             let name = known.name.clone();
             let patched = self
                 .client
-                .patch(kinds::EVENT, &pending.namespace, &name, "", PatchType::Merge, &patch)
+                .patch(
+                    kinds::EVENT,
+                    &pending.namespace,
+                    &name,
+                    "",
+                    PatchType::Merge,
+                    &patch,
+                )
                 .await;
             match patched {
                 Ok(_) => return,
@@ -138,13 +151,19 @@ impl EventWriter {
                 }
             }
         }
-        let object = pending.involved["uid"].as_str().unwrap_or_default().to_owned();
+        let object = pending.involved["uid"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         if !self.spend(&object, pending.at) {
             return;
         }
         let involved_name = pending.involved["name"].as_str().unwrap_or("node");
         let suffix: u64 = rand::random();
-        let name = format!("{}.{suffix:016x}", &involved_name[..involved_name.len().min(230)]);
+        let name = format!(
+            "{}.{suffix:016x}",
+            &involved_name[..involved_name.len().min(230)]
+        );
         let event = json!({
             "apiVersion": "v1",
             "kind": "Event",
@@ -160,7 +179,11 @@ impl EventWriter {
             "reportingComponent": "kubelet",
             "reportingInstance": self.node,
         });
-        match self.client.create(kinds::EVENT, &pending.namespace, &event).await {
+        match self
+            .client
+            .create(kinds::EVENT, &pending.namespace, &event)
+            .await
+        {
             Ok(_) => {
                 if self.known.len() >= KNOWN_MAX {
                     self.forget_half();
@@ -181,7 +204,10 @@ impl EventWriter {
         if self.budgets.len() >= KNOWN_MAX {
             self.budgets.clear();
         }
-        let (left, since) = self.budgets.entry(object.to_owned()).or_insert((BURST, now));
+        let (left, since) = self
+            .budgets
+            .entry(object.to_owned())
+            .or_insert((BURST, now));
         let earned = now.duration_since(*since).as_secs() / REFILL_S;
         if earned > 0 {
             *left = left

@@ -53,7 +53,9 @@ pub(crate) async fn collect(agent: Arc<Agent>, shutdown: CancellationToken) {
             () = tokio::time::sleep(PERIOD) => {}
             () = shutdown.cancelled() => return,
         }
-        let Some((free, total)) = machine::disk_bytes(&agent.config.data) else { continue };
+        let Some((free, total)) = machine::disk_bytes(&agent.config.data) else {
+            continue;
+        };
         if used_percent(free, total) < HIGH_PERCENT {
             continue;
         }
@@ -65,7 +67,12 @@ pub(crate) async fn collect(agent: Arc<Agent>, shutdown: CancellationToken) {
                     let message = format!(
                         "Disk usage is over {HIGH_PERCENT}% and no image can be removed: all are in use"
                     );
-                    agent.events.node(&agent.config.name, EventType::Warning, "FreeDiskSpaceFailed", message);
+                    agent.events.node(
+                        &agent.config.name,
+                        EventType::Warning,
+                        "FreeDiskSpaceFailed",
+                        message,
+                    );
                 }
             }
             Err(error) => tracing::warn!(error, "unused images could not be removed"),

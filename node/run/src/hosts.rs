@@ -24,7 +24,9 @@ pub(crate) fn names(pod: &Pod, node: &str, domain: &str) -> (String, String) {
         name.truncate(HOSTNAME_MAX_BYTES);
         name = name.trim_end_matches(['-', '.']).to_owned();
     }
-    let subdomain = spec.and_then(|s| s.subdomain.as_deref()).unwrap_or_default();
+    let subdomain = spec
+        .and_then(|s| s.subdomain.as_deref())
+        .unwrap_or_default();
     if subdomain.is_empty() {
         return (name, String::new());
     }
@@ -37,7 +39,13 @@ pub(crate) fn names(pod: &Pod, node: &str, domain: &str) -> (String, String) {
 }
 
 /// The text of a pod's /etc/hosts.
-pub(crate) fn hosts(ip: &str, name: &str, full: &str, aliases: &[HostAlias], host_file: Option<&str>) -> String {
+pub(crate) fn hosts(
+    ip: &str,
+    name: &str,
+    full: &str,
+    aliases: &[HostAlias],
+    host_file: Option<&str>,
+) -> String {
     let mut text = match host_file {
         Some(host) => format!("# Kubernetes-managed hosts file (host network).\n{host}"),
         None => {
@@ -76,18 +84,27 @@ fn dns_config(config: &PodDNSConfig) -> DnsConfig {
             .options
             .iter()
             .flatten()
-            .map(|option| (option.name.clone().unwrap_or_default(), option.value.clone()))
+            .map(|option| {
+                (
+                    option.name.clone().unwrap_or_default(),
+                    option.value.clone(),
+                )
+            })
             .collect(),
     }
 }
 
 /// Writes the three files.
-pub(crate) fn write(agent: &Agent, pod: &Pod, ip: &str, directory: &PodDirectory) -> io::Result<()> {
+pub(crate) fn write(
+    agent: &Agent,
+    pod: &Pod,
+    ip: &str,
+    directory: &PodDirectory,
+) -> io::Result<()> {
     let spec = pod.spec.clone().unwrap_or_default();
     let (name, full) = names(pod, &agent.config.name, &agent.config.cluster_domain);
     let host_network = spec.host_network == Some(true);
-    let host_file = host_network
-        .then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+    let host_file = host_network.then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
     let aliases = spec.host_aliases.unwrap_or_default();
     let text = hosts(ip, &name, &full, &aliases, host_file.as_deref());
     let etc = directory.etc();
@@ -98,7 +115,8 @@ pub(crate) fn write(agent: &Agent, pod: &Pod, ip: &str, directory: &PodDirectory
         server: agent.config.cluster_dns,
         node: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
     };
-    let policy = DnsPolicy::parse(spec.dns_policy.as_deref().unwrap_or_default()).unwrap_or_default();
+    let policy =
+        DnsPolicy::parse(spec.dns_policy.as_deref().unwrap_or_default()).unwrap_or_default();
     let config = spec.dns_config.as_ref().map(dns_config);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let text = resolv.text(namespace, policy, host_network, config.as_ref());
@@ -125,7 +143,10 @@ mod tests {
             of(json!({"containers": [], "hostname": "h", "subdomain": "s"})),
             pair("h", "h.s.n.svc.cluster.local")
         );
-        assert_eq!(of(json!({"containers": [], "hostNetwork": true})), pair("node-1", ""));
+        assert_eq!(
+            of(json!({"containers": [], "hostNetwork": true})),
+            pair("node-1", "")
+        );
     }
 
     #[test]

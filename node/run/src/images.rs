@@ -125,8 +125,15 @@ impl Images {
     }
 
     /// Removes what no container uses; returns the bytes freed.
-    pub async fn collect(&self, used: &BTreeSet<String>, layers: &BTreeSet<PathBuf>) -> Result<u64, String> {
-        self.store.collect(used, layers).await.map_err(|error| error.to_string())
+    pub async fn collect(
+        &self,
+        used: &BTreeSet<String>,
+        layers: &BTreeSet<PathBuf>,
+    ) -> Result<u64, String> {
+        self.store
+            .collect(used, layers)
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -135,7 +142,10 @@ pub(crate) async fn pull_secrets(pod: &Pod, references: &References) -> (PullSec
     let mut secrets = PullSecrets::none();
     let mut problems = Vec::new();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let names = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    let names = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.image_pull_secrets.iter().flatten());
     for secret in names {
         let reference = Reference {
             kind: ReferenceKind::Secret,
@@ -149,7 +159,11 @@ pub(crate) async fn pull_secrets(pod: &Pod, references: &References) -> (PullSec
                 continue;
             }
             Err(error) => {
-                tracing::warn!(secret = secret.name, error, "a pull secret could not be read");
+                tracing::warn!(
+                    secret = secret.name,
+                    error,
+                    "a pull secret could not be read"
+                );
                 problems.push(secret.name.clone());
                 continue;
             }
@@ -177,7 +191,12 @@ mod tests {
 
     #[test]
     fn durations_look_like_go() {
-        for (milliseconds, text) in [(7, "7ms"), (1000, "1s"), (1230, "1.23s"), (61_005, "1m1.005s")] {
+        for (milliseconds, text) in [
+            (7, "7ms"),
+            (1000, "1s"),
+            (1230, "1.23s"),
+            (61_005, "1m1.005s"),
+        ] {
             assert_eq!(go_duration_ms(milliseconds), text);
         }
     }

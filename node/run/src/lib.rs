@@ -44,6 +44,8 @@ mod references;
 mod registration;
 mod server;
 mod services;
+mod signal;
+mod start;
 mod status;
 mod store;
 mod token;

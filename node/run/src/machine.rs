@@ -103,7 +103,10 @@ mod tests {
         assert_eq!(meminfo_bytes(meminfo, "MemTotal"), Some(24_576_000 * 1024));
         assert_eq!(meminfo_bytes(meminfo, "MemFree"), None);
         let release = "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
-        assert_eq!(pretty_name(release).as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+        assert_eq!(
+            pretty_name(release).as_deref(),
+            Some("Debian GNU/Linux 12 (bookworm)")
+        );
         let machine = Machine::read(Path::new("/"));
         assert!(machine.cpus > 0 && machine.memory_bytes > 0 && !machine.kernel.is_empty());
     }

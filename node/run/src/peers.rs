@@ -39,12 +39,16 @@ pub(crate) async fn follow(agent: Arc<Agent>, shutdown: CancellationToken) {
         cidr = agent.pod_cidr() => cidr,
         () = shutdown.cancelled() => return,
     };
-    let (Some(node_ip), Ok(service_cidr)) = (agent.node_ip(), agent.config.service_cidr.parse()) else {
+    let (Some(node_ip), Ok(service_cidr)) = (agent.node_ip(), agent.config.service_cidr.parse())
+    else {
         return;
     };
     let routes = NodeRoutes::new(node_ip, own_cidr, service_cidr);
-    let (_informer, mut changes) =
-        Informer::start(agent.client.clone(), kinds::NODE, InformerOptions::default());
+    let (_informer, mut changes) = Informer::start(
+        agent.client.clone(),
+        kinds::NODE,
+        InformerOptions::default(),
+    );
     let mut peers: BTreeMap<String, PeerRoute> = BTreeMap::new();
     let mut listed = false;
     let mut pause = RESYNC;
@@ -76,7 +80,9 @@ pub(crate) async fn follow(agent: Arc<Agent>, shutdown: CancellationToken) {
                 Change::Progress { .. } => changed |= !std::mem::replace(&mut listed, true),
             }
             if changed && !before {
-                deadline.as_mut().reset(tokio::time::Instant::now() + GATHER);
+                deadline
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + GATHER);
             }
         }
         if !listed {

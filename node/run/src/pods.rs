@@ -41,7 +41,9 @@ pub(crate) struct Pods {
 impl Pods {
     fn handles(&self) -> MutexGuard<'_, BTreeMap<String, PodHandle>> {
         // A panic while holding it leaves the map as it was.
-        self.handles.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.handles
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
     }
 
     pub fn get(&self, uid: &str) -> Option<PodHandle> {
@@ -66,10 +68,14 @@ impl Pods {
         for handle in self.all() {
             let seen = handle.seen.borrow().clone();
             let metadata = &seen.pod.metadata;
-            if metadata.namespace.as_deref() != Some(namespace) || metadata.name.as_deref() != Some(name) {
+            if metadata.namespace.as_deref() != Some(namespace)
+                || metadata.name.as_deref() != Some(name)
+            {
                 continue;
             }
-            let ending = |seen: &PodSeen| seen.pod.metadata.deletion_timestamp.is_some() || seen.runtime.gone;
+            let ending = |seen: &PodSeen| {
+                seen.pod.metadata.deletion_timestamp.is_some() || seen.runtime.gone
+            };
             if found.as_ref().is_none_or(ending) {
                 found = Some(seen);
             }
@@ -79,7 +85,10 @@ impl Pods {
 }
 
 fn is_terminal(status: Option<&PodStatus>) -> bool {
-    matches!(status.and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"))
+    matches!(
+        status.and_then(|s| s.phase.as_deref()),
+        Some("Failed" | "Succeeded")
+    )
 }
 
 /// What the runtime had when the agent started.
@@ -90,7 +99,10 @@ pub(crate) struct Inventory {
 
 impl Inventory {
     pub fn containers(&self, uid: &str) -> &[ContainerStatus] {
-        self.containers.get(uid).map(Vec::as_slice).unwrap_or_default()
+        self.containers
+            .get(uid)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     pub fn sandbox(&self, uid: &str) -> Option<&PodSandbox> {
@@ -106,7 +118,11 @@ impl Inventory {
             Ok(list) => {
                 for status in list {
                     if let Some((uid, _, _)) = instance::parse(&status.id) {
-                        inventory.containers.entry(uid.to_owned()).or_default().push(status);
+                        inventory
+                            .containers
+                            .entry(uid.to_owned())
+                            .or_default()
+                            .push(status);
                     }
                 }
             }
@@ -115,7 +131,9 @@ impl Inventory {
         match agent.runtime.sandboxes() {
             Ok(list) => {
                 for sandbox in list {
-                    inventory.sandboxes.insert(sandbox.spec.pod_uid.clone(), sandbox);
+                    inventory
+                        .sandboxes
+                        .insert(sandbox.spec.pod_uid.clone(), sandbox);
                 }
             }
             Err(error) => tracing::error!(%error, "sandboxes could not be listed"),
@@ -128,8 +146,6 @@ struct Dispatcher {
     agent: Arc<Agent>,
     workers: JoinSet<String>,
     shutdown: CancellationToken,
-    /// Pods that ended without a worker of ours: nothing is to be done for them.
-    ignored: BTreeSet<String>,
 }
 
 /// Follows the pods bound to this node until `shutdown`.
@@ -142,7 +158,6 @@ pub(crate) async fn follow(
         agent: agent.clone(),
         workers: JoinSet::new(),
         shutdown: shutdown.clone(),
-        ignored: BTreeSet::new(),
     };
     dispatcher.adopt().await;
     let options = InformerOptions {
@@ -206,7 +221,9 @@ impl Dispatcher {
                 }
                 None => {
                     tracing::warn!(uid, "a pod directory without a readable state is removed");
-                    if let Err(error) = crate::volumes::remove(&directory).and_then(|()| directory.remove()) {
+                    if let Err(error) =
+                        crate::volumes::remove(&directory).and_then(|()| directory.remove())
+                    {
                         tracing::warn!(uid, %error, "a pod directory could not be removed");
                     }
                 }
@@ -223,7 +240,11 @@ impl Dispatcher {
                 }
             }
         }
-        for uid in inventory.sandboxes.keys().filter(|uid| !known.contains(*uid)) {
+        for uid in inventory
+            .sandboxes
+            .keys()
+            .filter(|uid| !known.contains(*uid))
+        {
             if let Err(error) = agent.runtime.remove_sandbox(uid).await {
                 tracing::warn!(uid, %error, "a stray sandbox could not be removed");
             }
@@ -244,21 +265,24 @@ impl Dispatcher {
     }
 
     async fn upsert(&mut self, pod: Pod) {
-        let Some(uid) = pod.metadata.uid.clone() else { return };
+        let Some(uid) = pod.metadata.uid.clone() else {
+            return;
+        };
         if self.agent.pods.get(&uid).is_some() {
             self.mail(&uid, Mail::Pod(Arc::new(pod))).await;
             return;
         }
         let deleting = pod.metadata.deletion_timestamp.is_some();
         if is_terminal(pod.status.as_ref()) && !deleting {
-            self.ignored.insert(uid);
-            return;
+            return; // it ended before this agent's records begin: nothing of it is here
         }
-        self.ignored.remove(&uid);
         let now = Timestamp::now();
         let mut runtime = PodRuntime::new(&self.agent.config.internal_ip.to_string(), now);
         // A pod whose record was lost keeps the start time that it has reported.
-        let reported = pod.status.as_ref().and_then(|s| s.start_time.as_ref().map(|t| t.0));
+        let reported = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.start_time.as_ref().map(|t| t.0));
         runtime.start_time = reported.or(runtime.start_time);
         if !deleting && let Err(outcome) = self.admit(&pod) {
             let record = trireme_node_decide::EventRecord {
@@ -309,7 +333,6 @@ impl Dispatcher {
     }
 
     async fn gone(&mut self, uid: &str) {
-        self.ignored.remove(uid);
         self.mail(uid, Mail::Gone).await;
     }
 
@@ -319,7 +342,9 @@ impl Dispatcher {
             let uid = seen.pod.metadata.uid.clone().unwrap_or_default();
             if !listed.contains(&uid) {
                 tracing::info!(
-                    namespace = seen.pod.metadata.namespace, pod = seen.pod.metadata.name, uid,
+                    namespace = seen.pod.metadata.namespace,
+                    pod = seen.pod.metadata.name,
+                    uid,
                     "the pod was deleted while this agent was away"
                 );
                 self.mail(&uid, Mail::Gone).await;

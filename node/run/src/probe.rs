@@ -4,7 +4,9 @@ use crate::services::target_port;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use k8s_openapi::api::core::v1::{Container, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction};
+use k8s_openapi::api::core::v1::{
+    Container, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -43,7 +45,11 @@ fn dial_error(address: &str, error: &std::io::Error) -> String {
 
 /// Probes once.
 pub(crate) async fn probe(target: &Target<'_>, probe: &Probe) -> ProbeOutcome {
-    let seconds = probe.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1).max(1);
+    let seconds = probe
+        .timeout_seconds
+        .and_then(|s| u64::try_from(s).ok())
+        .unwrap_or(1)
+        .max(1);
     let timeout = Duration::from_secs(seconds);
     let result = if let Some(exec) = &probe.exec {
         let command = exec.command.clone().unwrap_or_default();
@@ -55,7 +61,10 @@ pub(crate) async fn probe(target: &Target<'_>, probe: &Probe) -> ProbeOutcome {
     } else if let Some(grpc) = &probe.grpc {
         grpc_health(target, grpc, timeout).await
     } else {
-        Err(Failure::Errored(format!("missing probe handler for {}", target.container.name)))
+        Err(Failure::Errored(format!(
+            "missing probe handler for {}",
+            target.container.name
+        )))
     };
     match result {
         Ok(()) => ProbeOutcome::Success,
@@ -81,7 +90,9 @@ pub(crate) async fn hook(
         tokio::time::sleep(Duration::from_secs(seconds).min(timeout)).await;
         Ok(())
     } else {
-        Err(Failure::Errored("cannot run handler: unknown type".to_owned()))
+        Err(Failure::Errored(
+            "cannot run handler: unknown type".to_owned(),
+        ))
     };
     result.map_err(|failure| match failure {
         Failure::Failed(text) | Failure::Errored(text) => text,
@@ -96,10 +107,14 @@ async fn run(target: &Target<'_>, command: &[String], timeout: Duration) -> Resu
     match ran {
         Ok(output) if output.status.exit_code == 0 => Ok(()),
         Ok(output) => {
-            let text = String::from_utf8_lossy(&output.output).trim_end().to_owned();
+            let text = String::from_utf8_lossy(&output.output)
+                .trim_end()
+                .to_owned();
             if text.is_empty() {
                 let code = output.status.exit_code;
-                return Err(Failure::Failed(format!("command {command:?} exited with {code}")));
+                return Err(Failure::Failed(format!(
+                    "command {command:?} exited with {code}"
+                )));
             }
             Err(Failure::Failed(text))
         }
@@ -114,9 +129,17 @@ async fn run(target: &Target<'_>, command: &[String], timeout: Duration) -> Resu
     }
 }
 
-async fn tcp_socket(target: &Target<'_>, action: &TCPSocketAction, timeout: Duration) -> Result<(), Failure> {
+async fn tcp_socket(
+    target: &Target<'_>,
+    action: &TCPSocketAction,
+    timeout: Duration,
+) -> Result<(), Failure> {
     let port = target_port(&action.port, target.container).map_err(Failure::Errored)?;
-    let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(target.ip);
+    let host = action
+        .host
+        .as_deref()
+        .filter(|host| !host.is_empty())
+        .unwrap_or(target.ip);
     let address = format!("{host}:{port}");
     match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
         Ok(Ok(_)) => Ok(()),
@@ -132,7 +155,11 @@ async fn http_get(
     timeout: Duration,
 ) -> Result<(), Failure> {
     let port = target_port(&action.port, target.container).map_err(Failure::Errored)?;
-    let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(target.ip);
+    let host = action
+        .host
+        .as_deref()
+        .filter(|host| !host.is_empty())
+        .unwrap_or(target.ip);
     let secure = action.scheme.as_deref() == Some("HTTPS");
     let path = match action.path.as_deref().unwrap_or("/") {
         path if path.starts_with('/') => path.to_owned(),
@@ -178,7 +205,9 @@ async fn http_get(
     match tokio::time::timeout(timeout, answered).await {
         // Redirects count as success; following them is the client's business, not a probe's.
         Ok(Ok(status)) if (200..400).contains(&status) => Ok(()),
-        Ok(Ok(status)) => Err(Failure::Failed(format!("HTTP probe failed with statuscode: {status}"))),
+        Ok(Ok(status)) => Err(Failure::Failed(format!(
+            "HTTP probe failed with statuscode: {status}"
+        ))),
         Ok(Err(error)) => Err(Failure::Failed(error)),
         Err(_) => Err(Failure::Failed(format!(
             "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
@@ -204,7 +233,9 @@ where
         })?;
         let status = response.status().as_u16();
         // Read, so that the server sees a client that behaves; what it says is not needed.
-        let _ = Limited::new(response.into_body(), OUTPUT_MAX_BYTES).collect().await;
+        let _ = Limited::new(response.into_body(), OUTPUT_MAX_BYTES)
+            .collect()
+            .await;
         Ok(status)
     }
     .await;
@@ -213,7 +244,11 @@ where
 }
 
 /// `grpc.health.v1.Health/Check`, written by hand: one string in, one number out.
-async fn grpc_health(target: &Target<'_>, action: &GRPCAction, timeout: Duration) -> Result<(), Failure> {
+async fn grpc_health(
+    target: &Target<'_>,
+    action: &GRPCAction,
+    timeout: Duration,
+) -> Result<(), Failure> {
     let address = format!("{}:{}", target.ip, action.port);
     let service = action.service.clone().unwrap_or_default();
     let checked = async {
@@ -225,7 +260,8 @@ async fn grpc_health(target: &Target<'_>, action: &GRPCAction, timeout: Duration
                 .await
                 .map_err(|error| error.to_string())?;
         let carry = tokio::spawn(connection);
-        let length = u8::try_from(service.len()).map_err(|_| "service name is too long".to_owned())?;
+        let length =
+            u8::try_from(service.len()).map_err(|_| "service name is too long".to_owned())?;
         let mut message = Vec::new();
         if length > 0 {
             if length > 127 {
@@ -244,7 +280,10 @@ async fn grpc_health(target: &Target<'_>, action: &GRPCAction, timeout: Duration
             .header("te", "trailers")
             .body(Full::new(Bytes::from(frame)))
             .map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, OUTPUT_MAX_BYTES)
             .collect()
@@ -252,8 +291,13 @@ async fn grpc_health(target: &Target<'_>, action: &GRPCAction, timeout: Duration
             .map_err(|error| error.to_string())?;
         carry.abort();
         let trailers = body.trailers().cloned().unwrap_or_default();
-        let status = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status"));
-        let code = status.and_then(|value| value.to_str().ok()).unwrap_or("2").to_owned();
+        let status = trailers
+            .get("grpc-status")
+            .or_else(|| head.headers.get("grpc-status"));
+        let code = status
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("2")
+            .to_owned();
         if code != "0" {
             return Err(format!("rpc error: code = {code}"));
         }

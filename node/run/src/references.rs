@@ -80,7 +80,9 @@ impl References {
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Reference, Entry>> {
         // A panic while holding it leaves the map as it was.
-        self.entries.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.entries
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// Says what a pod refers to from now on; an empty set when it is gone.
@@ -118,8 +120,7 @@ impl References {
         let (client, changes) = (self.client.clone(), self.changes.clone());
         let reference = reference.clone();
         let task = tokio::spawn(async move {
-            let (_informer, mut receiver) =
-                Informer::start(client, reference.kind.kind(), options);
+            let (_informer, mut receiver) = Informer::start(client, reference.kind.kind(), options);
             while let Some(change) = receiver.recv().await {
                 let new: Known = match change {
                     Change::Upsert(object) => Some(Some(Arc::new(object))),
@@ -198,7 +199,9 @@ pub(crate) fn references(pod: &Pod) -> BTreeSet<Reference> {
             }
         }
         for variable in container.env.iter().flatten() {
-            let Some(source) = &variable.value_from else { continue };
+            let Some(source) = &variable.value_from else {
+                continue;
+            };
             if let Some(one) = &source.config_map_key_ref {
                 add(ReferenceKind::ConfigMap, &one.name);
             }
@@ -218,9 +221,15 @@ fn volume_references(volume: &Volume, add: &mut impl FnMut(ReferenceKind, &str))
         add(ReferenceKind::ConfigMap, &source.name);
     }
     if let Some(source) = &volume.secret {
-        add(ReferenceKind::Secret, source.secret_name.as_deref().unwrap_or_default());
+        add(
+            ReferenceKind::Secret,
+            source.secret_name.as_deref().unwrap_or_default(),
+        );
     }
-    let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+    let projected = volume
+        .projected
+        .iter()
+        .flat_map(|p| p.sources.iter().flatten());
     for source in projected {
         if let Some(one) = &source.config_map {
             add(ReferenceKind::ConfigMap, &one.name);
@@ -282,7 +291,10 @@ mod tests {
         }))
         .unwrap();
         let names: Vec<String> = references(&pod).into_iter().map(|r| r.name).collect();
-        assert_eq!(names, ["c1", "c2", "c3", "c4", "pull", "s1", "s2", "s3", "s4"]);
+        assert_eq!(
+            names,
+            ["c1", "c2", "c3", "c4", "pull", "s1", "s2", "s3", "s4"]
+        );
     }
 
     #[test]

@@ -113,22 +113,71 @@ fn status(agent: &Agent, machine: &Machine, old: Option<&Value>, now: Timestamp)
     let ready = agent.network_problem();
     let conditions = [
         if pressure.memory {
-            condition(old, "MemoryPressure", true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available", now)
+            condition(
+                old,
+                "MemoryPressure",
+                true,
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+                now,
+            )
         } else {
-            condition(old, "MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available", now)
+            condition(
+                old,
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+                now,
+            )
         },
         if pressure.disk {
-            condition(old, "DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure", now)
+            condition(
+                old,
+                "DiskPressure",
+                true,
+                "KubeletHasDiskPressure",
+                "kubelet has disk pressure",
+                now,
+            )
         } else {
-            condition(old, "DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure", now)
+            condition(
+                old,
+                "DiskPressure",
+                false,
+                "KubeletHasNoDiskPressure",
+                "kubelet has no disk pressure",
+                now,
+            )
         },
         if pressure.pid {
-            condition(old, "PIDPressure", true, "KubeletHasInsufficientPID", "kubelet has insufficient PID available", now)
+            condition(
+                old,
+                "PIDPressure",
+                true,
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+                now,
+            )
         } else {
-            condition(old, "PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available", now)
+            condition(
+                old,
+                "PIDPressure",
+                false,
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+                now,
+            )
         },
         match &ready {
-            None => condition(old, "Ready", true, "KubeletReady", "kubelet is posting ready status", now),
+            None => condition(
+                old,
+                "Ready",
+                true,
+                "KubeletReady",
+                "kubelet is posting ready status",
+                now,
+            ),
             Some(problem) => condition(old, "Ready", false, "KubeletNotReady", problem, now),
         },
     ];
@@ -257,20 +306,39 @@ pub(crate) async fn keep_status(agent: Arc<Agent>, shutdown: CancellationToken) 
         node = register(&agent, &machine) => node,
         () = shutdown.cancelled() => return,
     };
-    agent.events.node(&agent.config.name, EventType::Normal, "Starting", "Starting kubelet.".to_owned());
+    agent.events.node(
+        &agent.config.name,
+        EventType::Normal,
+        "Starting",
+        "Starting kubelet.".to_owned(),
+    );
     let mut written: Option<(Value, Timestamp)> = None;
     loop {
         let now = Timestamp::now();
+        let seen = agent.node.borrow().clone();
+        let overruled = seen.as_deref().is_some_and(is_overruled);
+        if overruled && let Ok(object) = serde_json::to_value(&seen) {
+            // Transition times follow what the API shows, not what was last written.
+            node = object;
+        }
         let status = status(&agent, &machine, Some(&node), now);
-        let overruled = agent.node.borrow().as_deref().is_some_and(is_overruled);
-        let due = overruled || written.as_ref().is_none_or(|(old, at)| {
-            *old != substance(&status) || now.duration_since(*at).as_secs() >= STATUS_REPORT_S
-        });
+        let due = overruled
+            || seen.is_none()
+            || written.as_ref().is_none_or(|(old, at)| {
+                *old != substance(&status) || now.duration_since(*at).as_secs() >= STATUS_REPORT_S
+            });
         if due {
             let patch = json!({"status": status});
             let patched = agent
                 .client
-                .patch(kinds::NODE, "", &agent.config.name, "status", PatchType::StrategicMerge, &patch)
+                .patch(
+                    kinds::NODE,
+                    "",
+                    &agent.config.name,
+                    "status",
+                    PatchType::StrategicMerge,
+                    &patch,
+                )
                 .await;
             match patched {
                 Ok(object) => {
@@ -317,7 +385,14 @@ pub(crate) async fn keep_lease(agent: Arc<Agent>, shutdown: CancellationToken) {
         }});
         let patched = agent
             .client
-            .patch(kinds::LEASE, LEASE_NAMESPACE, &name, "", PatchType::Merge, &patch)
+            .patch(
+                kinds::LEASE,
+                LEASE_NAMESPACE,
+                &name,
+                "",
+                PatchType::Merge,
+                &patch,
+            )
             .await;
         let result = match patched {
             Err(error) if error.is_not_found() => {
@@ -327,12 +402,19 @@ pub(crate) async fn keep_lease(agent: Arc<Agent>, shutdown: CancellationToken) {
                     "metadata": {"name": name, "namespace": LEASE_NAMESPACE},
                     "spec": patch["spec"],
                 });
-                let uid = agent.node.borrow().as_ref().and_then(|n| n.metadata.uid.clone());
+                let uid = agent
+                    .node
+                    .borrow()
+                    .as_ref()
+                    .and_then(|n| n.metadata.uid.clone());
                 if let Some(uid) = uid {
                     lease["metadata"]["ownerReferences"] =
                         json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]);
                 }
-                agent.client.create(kinds::LEASE, LEASE_NAMESPACE, &lease).await
+                agent
+                    .client
+                    .create(kinds::LEASE, LEASE_NAMESPACE, &lease)
+                    .await
             }
             other => other,
         };
@@ -345,9 +427,14 @@ pub(crate) async fn keep_lease(agent: Arc<Agent>, shutdown: CancellationToken) {
 /// The control plane heard nothing from this node for a while and says so in its conditions: they are to
 /// be written anew at once, not when the next report is due.
 fn is_overruled(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|conditions| {
-        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
+        conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
     })
 }
 
@@ -379,7 +466,10 @@ pub(crate) async fn follow_node(
                 Err(error) => tracing::warn!(%error, "this node's own object cannot be read"),
             },
             // The status task makes it anew.
-            Some(Change::Delete(_)) => agent.node_changed.notify_one(),
+            Some(Change::Delete(_)) => {
+                sender.send_replace(None);
+                agent.node_changed.notify_one();
+            }
             Some(Change::Progress { .. }) => {}
             None => return,
         }

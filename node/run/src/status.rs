@@ -102,7 +102,10 @@ fn base_of(pod: &Pod) -> (u64, Value) {
         .as_ref()
         .and_then(|status| serde_json::to_value(status).ok())
         .unwrap_or_else(|| json!({}));
-    (revision(pod.metadata.resource_version.as_deref().unwrap_or_default()), status)
+    (
+        revision(pod.metadata.resource_version.as_deref().unwrap_or_default()),
+        status,
+    )
 }
 
 struct Task {
@@ -152,7 +155,14 @@ impl Task {
         let patch = json!({"metadata": {"uid": self.uid}, "status": changes});
         let patched = self
             .client
-            .patch(kinds::POD, &self.namespace, &self.name, "status", PatchType::StrategicMerge, &patch)
+            .patch(
+                kinds::POD,
+                &self.namespace,
+                &self.name,
+                "status",
+                PatchType::StrategicMerge,
+                &patch,
+            )
             .await;
         match patched {
             Ok(object) => {
@@ -211,7 +221,7 @@ pub(crate) fn difference(old: &Value, new: &Value) -> Option<Value> {
             patch.insert((*key).to_owned(), Value::Null);
         }
     }
-    (!patch.is_empty()).then(|| Value::Object(patch))
+    (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
 fn changed_conditions(old: Option<&Value>, new: &Value) -> Option<Value> {

@@ -29,10 +29,6 @@ impl PodDirectory {
         }
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }

@@ -40,7 +40,9 @@ impl Tokens {
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<Key, Token>> {
         // A panic while holding it leaves the map as it was.
-        self.held.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.held
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// A token that is not due to be renewed; while the API is away, one that has not expired.
@@ -51,7 +53,11 @@ impl Tokens {
         projection: &ServiceAccountTokenProjection,
     ) -> Result<String, String> {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let key = (text(&pod.metadata.uid), volume.to_owned(), projection.path.clone());
+        let key = (
+            text(&pod.metadata.uid),
+            volume.to_owned(),
+            projection.path.clone(),
+        );
         let now = Timestamp::now();
         if let Some(token) = self.held().get(&key)
             && token.renew_at > now
@@ -85,8 +91,11 @@ impl Tokens {
             .unwrap_or_else(|| "default".to_owned());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let life = projection.expiration_seconds.unwrap_or(DEFAULT_LIFE_S);
-        let audiences: Vec<&String> =
-            projection.audience.iter().filter(|audience| !audience.is_empty()).collect();
+        let audiences: Vec<&String> = projection
+            .audience
+            .iter()
+            .filter(|audience| !audience.is_empty())
+            .collect();
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
@@ -102,7 +111,13 @@ impl Tokens {
         });
         let answer = self
             .client
-            .create_subresource(kinds::SERVICE_ACCOUNT, &namespace, &account, "token", &request)
+            .create_subresource(
+                kinds::SERVICE_ACCOUNT,
+                &namespace,
+                &account,
+                "token",
+                &request,
+            )
             .await
             .map_err(|error| format!("failed to fetch token: {error}"))?;
         let text = answer

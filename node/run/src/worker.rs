@@ -111,7 +111,9 @@ impl Worker {
         if let Err(error) = self.directory.save_pod(&self.pod) {
             tracing::error!(uid = self.uid, %error, "a pod could not be recorded");
         }
-        self.agent.references.hold(&self.uid, &references::references(&self.pod));
+        self.agent
+            .references
+            .hold(&self.uid, &references::references(&self.pod));
         self.status = Some(StatusWriter::start(self.agent.client.clone(), &self.pod));
         if let Some(inventory) = inventory {
             self.adopt(&inventory).await;
@@ -124,7 +126,10 @@ impl Worker {
                 self.forget().await;
                 return;
             }
-            let wake_at = [wake_at, self.refresh_at, self.renewal()].into_iter().flatten().min();
+            let wake_at = [wake_at, self.refresh_at, self.renewal()]
+                .into_iter()
+                .flatten()
+                .min();
             let pause = wake_at.map(|at| {
                 let left = at.duration_since(Timestamp::now());
                 std::time::Duration::try_from(left).unwrap_or_default()
@@ -184,7 +189,13 @@ impl Worker {
             }
         }
         tracing::error!(uid = self.uid, "the plans for a pod do not come to rest");
-        (false, Some(execute::later(Timestamp::now(), SignedDuration::from_secs(1))))
+        (
+            false,
+            Some(execute::later(
+                Timestamp::now(),
+                SignedDuration::from_secs(1),
+            )),
+        )
     }
 
     pub fn tell(&self, record: EventRecord) {
@@ -216,7 +227,11 @@ impl Worker {
         let mut kept = self.runtime.clone();
         for record in kept.containers.values_mut() {
             if let Instance::Running { probes, .. } = &mut record.instance {
-                for track in [&mut probes.startup, &mut probes.liveness, &mut probes.readiness] {
+                for track in [
+                    &mut probes.startup,
+                    &mut probes.liveness,
+                    &mut probes.readiness,
+                ] {
                     let passing = track.passing;
                     *track = trireme_node_decide::ProbeTrack {
                         passing,
@@ -230,7 +245,9 @@ impl Worker {
         }
         match self.directory.save_runtime(&kept) {
             Ok(()) => self.saved = Some(kept),
-            Err(error) => tracing::error!(uid = self.uid, %error, "a pod's state could not be recorded"),
+            Err(error) => {
+                tracing::error!(uid = self.uid, %error, "a pod's state could not be recorded")
+            }
         }
     }
 
@@ -311,13 +328,14 @@ impl Worker {
             writer.observe(&pod);
         }
         self.pod = pod;
-        if metadata_changed || spec_changed || deletion_changed {
-            if let Err(error) = self.directory.save_pod(&self.pod) {
-                tracing::error!(uid = self.uid, %error, "a pod could not be recorded");
-            }
+        let changed = metadata_changed || spec_changed || deletion_changed;
+        if changed && let Err(error) = self.directory.save_pod(&self.pod) {
+            tracing::error!(uid = self.uid, %error, "a pod could not be recorded");
         }
         if spec_changed {
-            self.agent.references.hold(&self.uid, &references::references(&self.pod));
+            self.agent
+                .references
+                .hold(&self.uid, &references::references(&self.pod));
         }
         if metadata_changed {
             self.refresh();
@@ -335,7 +353,10 @@ impl Worker {
 
     fn refresh_if_due(&mut self) {
         let now = Timestamp::now();
-        let due = [self.refresh_at, self.renewal()].into_iter().flatten().any(|at| at <= now);
+        let due = [self.refresh_at, self.renewal()]
+            .into_iter()
+            .flatten()
+            .any(|at| at <= now);
         if due {
             self.refresh_at = None;
             self.refresh();
@@ -353,7 +374,8 @@ impl Worker {
             return;
         }
         self.refreshing = true;
-        let (agent, pod, directory) = (self.agent.clone(), self.pod.clone(), self.directory.clone());
+        let (agent, pod, directory) =
+            (self.agent.clone(), self.pod.clone(), self.directory.clone());
         let (sender, facts) = (self.sender.clone(), execute::facts(self));
         self.tasks.spawn(async move {
             let sources = volumes::payload::Sources {

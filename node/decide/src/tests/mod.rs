@@ -17,7 +17,11 @@ fn a_pod_starts_and_becomes_ready() {
     })));
     assert_eq!(
         world.begun(),
-        ["PrepareVolumes", "CreateSandbox", "EnsureImage app nginx IfNotPresent"]
+        [
+            "PrepareVolumes",
+            "CreateSandbox",
+            "EnsureImage app nginx IfNotPresent"
+        ]
     );
     assert_eq!(world.waiting("app"), "ContainerCreating");
     world.image_ready("app");
@@ -90,11 +94,20 @@ fn crash_loop_is_told_in_the_kubelets_words() {
         waiting.message.as_deref(),
         Some("back-off 10s restarting failed container=app pod=web_default(u1)")
     );
-    let last = app.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    let last = app
+        .last_state
+        .as_ref()
+        .unwrap()
+        .terminated
+        .as_ref()
+        .unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref()), (3, Some("Error")));
-    assert!(world.told().contains(
-        &"Warning BackOff Back-off restarting failed container app in pod web_default(u1)".to_owned()
-    ));
+    assert!(
+        world.told().contains(
+            &"Warning BackOff Back-off restarting failed container app in pod web_default(u1)"
+                .to_owned()
+        )
+    );
     assert_eq!(world.phase(), "Running");
 }
 
@@ -207,8 +220,15 @@ fn sidecars_end_after_the_application() {
     })));
     world.exited("app", 0, 0);
     world.step();
-    assert_eq!(world.phase(), "Running", "not before the sidecars have ended");
-    assert_eq!(world.last_begun(), ["Stop b 30 PodEnds", "Signal b SIGTERM 30"]);
+    assert_eq!(
+        world.phase(),
+        "Running",
+        "not before the sidecars have ended"
+    );
+    assert_eq!(
+        world.last_begun(),
+        ["Stop b 30 PodEnds", "Signal b SIGTERM 30"]
+    );
     world.exited("b", 0, 143);
     assert_eq!(world.begun(), ["Stop a 30 PodEnds", "Signal a SIGTERM 30"]);
     world.exited("a", 0, 143);
@@ -282,7 +302,10 @@ fn configuration_that_does_not_resolve_is_tried_again() {
     });
     assert_eq!(world.begun(), Vec::<String>::new());
     assert_eq!(world.waiting("app"), "CreateContainerConfigError");
-    assert_eq!(world.waiting_message("app"), "configmap \"nosuch\" not found");
+    assert_eq!(
+        world.waiting_message("app"),
+        "configmap \"nosuch\" not found"
+    );
     assert_eq!(world.restart_count("app"), 0);
     world.report(Report::TryAgain);
     assert_eq!(world.begun(), ["Start app 0"]);
@@ -321,8 +344,17 @@ fn a_program_that_cannot_start_counts_as_an_exit_with_128() {
     assert_eq!(world.waiting("app"), "CrashLoopBackOff");
     let status = world.status();
     let app = &status.container_statuses.as_ref().unwrap()[0];
-    let last = app.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
-    assert_eq!((last.exit_code, last.reason.as_deref()), (128, Some("StartError")));
+    let last = app
+        .last_state
+        .as_ref()
+        .unwrap()
+        .terminated
+        .as_ref()
+        .unwrap();
+    assert_eq!(
+        (last.exit_code, last.reason.as_deref()),
+        (128, Some("StartError"))
+    );
 }
 
 #[test]
@@ -350,7 +382,13 @@ fn deletion_runs_the_hook_then_asks_then_kills_then_deletes() {
     assert_eq!(world.phase(), "Running");
     world.wake();
     assert_eq!(world.last_begun(), ["Signal app SIGKILL 0"]);
-    assert_eq!(world.now.duration_since(world.deleted_at.unwrap()).as_secs(), 5);
+    assert_eq!(
+        world
+            .now
+            .duration_since(world.deleted_at.unwrap())
+            .as_secs(),
+        5
+    );
     world.exited("app", 0, 137);
     assert_eq!(world.begun(), ["RemoveSandbox"]);
     world.report(Report::SandboxRemoved);
@@ -392,7 +430,13 @@ fn a_second_deletion_with_less_grace_shortens_the_first() {
     world.step();
     world.wake();
     assert_eq!(world.last_begun(), ["Signal app SIGKILL 0"]);
-    assert_eq!(world.now.duration_since(world.deleted_at.unwrap()).as_secs(), 2);
+    assert_eq!(
+        world
+            .now
+            .duration_since(world.deleted_at.unwrap())
+            .as_secs(),
+        2
+    );
 }
 
 #[test]
@@ -408,7 +452,10 @@ fn a_start_that_is_under_way_is_awaited_and_then_stopped() {
     world.delete(30);
     assert_eq!(world.begun(), ["Terminate 30"]);
     world.started("app", 0);
-    assert_eq!(world.begun(), ["Stop app 30 PodEnds", "Signal app SIGTERM 30"]);
+    assert_eq!(
+        world.begun(),
+        ["Stop app 30 PodEnds", "Signal app SIGTERM 30"]
+    );
 }
 
 #[test]
@@ -425,10 +472,18 @@ fn liveness_kills_and_restarts_after_the_threshold() {
         world.wake();
         assert_eq!(world.last_begun(), ["Probe app Liveness"]);
         assert_eq!(world.now.duration_since(began).as_secs(), 7 + 5 * n);
-        world.probed("app", 0, ProbeKind::Liveness, ProbeOutcome::Failure("refused".to_owned()));
+        world.probed(
+            "app",
+            0,
+            ProbeKind::Liveness,
+            ProbeOutcome::Failure("refused".to_owned()),
+        );
         world.step();
     }
-    assert_eq!(world.last_begun(), ["Stop app 4 Liveness", "Signal app SIGTERM 4"]);
+    assert_eq!(
+        world.last_begun(),
+        ["Stop app 4 Liveness", "Signal app SIGTERM 4"]
+    );
     assert_eq!(
         &world.told()[..],
         [
@@ -453,7 +508,12 @@ fn readiness_follows_its_thresholds_and_waits_for_startup() {
         }]
     })));
     assert_eq!(world.last_begun(), ["Probe app Startup"]);
-    world.probed("app", 0, ProbeKind::Startup, ProbeOutcome::Failure("no".to_owned()));
+    world.probed(
+        "app",
+        0,
+        ProbeKind::Startup,
+        ProbeOutcome::Failure("no".to_owned()),
+    );
     world.wake();
     assert_eq!(world.last_begun(), ["Probe app Startup"]);
     assert_eq!(world.started_flag("app"), Some(false));
@@ -484,7 +544,11 @@ fn transition_times_move_only_with_the_condition() {
     let first = world.status();
     world.advance_s(100);
     world.step();
-    assert_eq!(world.status(), first, "nothing happened, so nothing is reported");
+    assert_eq!(
+        world.status(),
+        first,
+        "nothing happened, so nothing is reported"
+    );
 }
 
 #[test]
@@ -546,7 +610,8 @@ fn a_pod_refused_by_the_node_fails_without_containers() {
     }))
     .unwrap();
     let one = |spec: serde_json::Value| pod(spec);
-    let big = one(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1500m"}}}]}));
+    let big =
+        one(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1500m"}}}]}));
     assert_eq!(admit::admit(&node, &[], &big), Ok(()));
     let refused = admit::admit(&node, &[&big], &big).unwrap_err();
     assert_eq!(refused.reason, "OutOfcpu");
@@ -555,9 +620,17 @@ fn a_pod_refused_by_the_node_fails_without_containers() {
         "Pod was rejected: Node didn't have enough resource: cpu, requested: 1500, used: 1500, capacity: 2000"
     );
     let picky = one(json!({"nodeSelector": {"disk": "hdd"}, "containers": [{"name": "a"}]}));
-    assert_eq!(admit::admit(&node, &[], &picky).unwrap_err().reason, "NodeAffinity");
+    assert_eq!(
+        admit::admit(&node, &[], &picky).unwrap_err().reason,
+        "NodeAffinity"
+    );
     let small = one(json!({"containers": [{"name": "a"}]}));
-    assert_eq!(admit::admit(&node, &[&small, &small], &small).unwrap_err().reason, "OutOfpods");
+    assert_eq!(
+        admit::admit(&node, &[&small, &small], &small)
+            .unwrap_err()
+            .reason,
+        "OutOfpods"
+    );
 
     let mut world = World::new(picky);
     world.runtime.outcome = Some(Outcome {
@@ -601,12 +674,19 @@ fn post_start_failure_stops_the_container() {
 #[test]
 fn quality_of_service() {
     let of = |resources: serde_json::Value| {
-        qos::class(&pod(json!({"containers": [{"name": "a", "resources": resources}]})))
+        qos::class(&pod(
+            json!({"containers": [{"name": "a", "resources": resources}]}),
+        ))
     };
     assert_eq!(of(json!({})), "BestEffort");
-    assert_eq!(of(json!({"limits": {"cpu": "1", "memory": "1Gi"}})), "Guaranteed");
     assert_eq!(
-        of(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}})),
+        of(json!({"limits": {"cpu": "1", "memory": "1Gi"}})),
+        "Guaranteed"
+    );
+    assert_eq!(
+        of(
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}})
+        ),
         "Guaranteed"
     );
     assert_eq!(of(json!({"requests": {"cpu": "1"}})), "Burstable");

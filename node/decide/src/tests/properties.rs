@@ -61,7 +61,10 @@ fn check_and_begin(
         prop_assert!(round < 30, "no rest");
         let plan = decide(pod, runtime, now);
         if plan.actions.is_empty() {
-            prop_assert!(plan.wake_at.is_none_or(|at| at > now), "a plan wakes later, not now");
+            prop_assert!(
+                plan.wake_at.is_none_or(|at| at > now),
+                "a plan wakes later, not now"
+            );
             runtime.remember(&plan.status);
             return Ok(false);
         }
@@ -73,12 +76,14 @@ fn check_and_begin(
                 } => {
                     prop_assert!(!ending, "an ending pod starts nothing");
                     prop_assert!(!truth.live.contains_key(container), "two of {container}");
-                    let open = truth.open.iter().any(
-                        |a| matches!(a, Action::Start { container: c, .. } if c == container),
-                    );
+                    let open = truth
+                        .open
+                        .iter()
+                        .any(|a| matches!(a, Action::Start { container: c, .. } if c == container));
                     prop_assert!(!open, "two starts of {container}");
                     let past = truth.starts.entry(container.clone()).or_default();
-                    if let (Some((_, Some(_))), Some(ended)) = (past.last(), truth.ended.get(container))
+                    if let (Some((_, Some(_))), Some(ended)) =
+                        (past.last(), truth.ended.get(container))
                     {
                         let waited = now.duration_since(*ended).as_secs();
                         // Two quick restarts in a row: the second has waited.

@@ -70,7 +70,11 @@ impl World {
     pub fn step(&mut self) {
         self.begun.clear();
         for round in 0.. {
-            assert!(round < 20, "the plan does not come to rest: {:?}", self.begun);
+            assert!(
+                round < 20,
+                "the plan does not come to rest: {:?}",
+                self.begun
+            );
             let plan = decide(&self.pod, &self.runtime, self.now);
             assert_eq!(
                 plan,

@@ -70,7 +70,9 @@ impl Wanted {
                     wanted.since = Some(since.unwrap_or(Timestamp::MIN));
                 }
                 "sinceTime" => {
-                    let at = value.parse().map_err(|error| format!("invalid sinceTime: {error}"))?;
+                    let at = value
+                        .parse()
+                        .map_err(|error| format!("invalid sinceTime: {error}"))?;
                     wanted.since = Some(at);
                 }
                 "stream" => {
@@ -114,11 +116,17 @@ impl Formatter {
         let Some((time, stream, whole, text)) = parse_line(line) else {
             return true;
         };
-        if self.wanted.stream.is_some_and(|only| only.as_bytes() != stream) {
+        if self
+            .wanted
+            .stream
+            .is_some_and(|only| only.as_bytes() != stream)
+        {
             return true;
         }
         if let Some(since) = self.wanted.since {
-            let at = std::str::from_utf8(time).ok().and_then(|text| text.parse::<Timestamp>().ok());
+            let at = std::str::from_utf8(time)
+                .ok()
+                .and_then(|text| text.parse::<Timestamp>().ok());
             if at.is_some_and(|at| at < since) {
                 return true;
             }
@@ -222,7 +230,10 @@ pub(crate) fn tail_text(path: &Path, lines: usize, bytes: u64) -> String {
         if file.read_to_end(&mut content).is_err() {
             break;
         }
-        for line in content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in content
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             formatter.push(line, &mut out);
         }
     }
@@ -253,12 +264,19 @@ fn attempt_of(id: Option<&String>) -> Option<u32> {
 /// Which instance's log is wanted; an error in the kubelet's words.
 fn choose(seen: &PodSeen, pod: &str, container: &str, previous: bool) -> Result<u32, String> {
     let Some(status) = status_of(seen, container) else {
-        return Err(format!("container {container:?} in pod {pod:?} is not available"));
+        return Err(format!(
+            "container {container:?} in pod {pod:?} is not available"
+        ));
     };
-    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let last = status
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
     let last = attempt_of(last.and_then(|ended| ended.container_id.as_ref()));
     if previous {
-        return last.ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"));
+        return last.ok_or_else(|| {
+            format!("previous terminated container {container:?} in pod {pod:?} not found")
+        });
     }
     let state = status.state.clone().unwrap_or_default();
     if let Some(waiting) = state.waiting {
@@ -285,7 +303,13 @@ fn is_running(seen: &PodSeen, container: &str, attempt: u32) -> bool {
 }
 
 /// Answers a request for a log.
-pub(crate) async fn serve(server: &Server, namespace: &str, pod: &str, container: &str, query: &str) -> Response<Body> {
+pub(crate) async fn serve(
+    server: &Server,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &str,
+) -> Response<Body> {
     let wanted = match Wanted::from_query(query, Timestamp::now()) {
         Ok(wanted) => wanted,
         Err(message) => return refusal(StatusCode::BAD_REQUEST, "BadRequest", message),
@@ -323,7 +347,9 @@ pub(crate) async fn serve(server: &Server, namespace: &str, pod: &str, container
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     let kind = http::HeaderValue::from_static("text/plain");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
     response
 }
 
@@ -385,7 +411,9 @@ async fn read(
         }
         current = Some(lines);
     }
-    let Some(mut handle) = follow else { return Ok(()) };
+    let Some(mut handle) = follow else {
+        return Ok(());
+    };
     loop {
         // Asked before reading: what was written before the end is read after it.
         let running = is_running(&handle.seen.borrow_and_update(), container, attempt);
@@ -394,7 +422,10 @@ async fn read(
         {
             return Ok(());
         }
-        let opened = current.as_ref().and_then(|lines| lines.file.metadata().ok()).map(|m| m.ino());
+        let opened = current
+            .as_ref()
+            .and_then(|lines| lines.file.metadata().ok())
+            .map(|m| m.ino());
         let named = std::fs::metadata(path).ok().map(|m| m.ino());
         if named.is_some() && named != opened {
             // Rotated: the old file was read to its end, once more after the name had moved.
@@ -434,7 +465,11 @@ async fn read(
 }
 
 /// Sends everything the file has now; false when the client is gone or has enough.
-async fn drain(lines: &mut Lines, formatter: &mut Formatter, sender: &mpsc::Sender<Bytes>) -> io::Result<bool> {
+async fn drain(
+    lines: &mut Lines,
+    formatter: &mut Formatter,
+    sender: &mpsc::Sender<Bytes>,
+) -> io::Result<bool> {
     loop {
         let mut out = Vec::new();
         let (any, more) = lines.read(formatter, &mut out)?;
@@ -458,7 +493,9 @@ struct Changes {
 impl Changes {
     fn of(directory: &Path) -> io::Result<Changes> {
         let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        let flags = inotify::WatchFlags::MODIFY
+            | inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&events, directory, flags)?;
         // SAFETY: the descriptor is owned by what is registered, open as long as that lives, and
         // always the same one.
@@ -497,7 +534,10 @@ mod tests {
         let mut formatter = Formatter::new(wanted);
         let mut out = Vec::new();
         for (_, file, _) in beginning(path, tail).unwrap() {
-            let mut lines = Lines { file, rest: Vec::new() };
+            let mut lines = Lines {
+                file,
+                rest: Vec::new(),
+            };
             loop {
                 let (any, more) = lines.read(&mut formatter, &mut out).unwrap();
                 if !more {
@@ -514,12 +554,21 @@ mod tests {
     #[test]
     fn rotated_files_are_one_log() {
         let root = tempfile::tempdir().unwrap();
-        let path = log(root.path(), &[("0.log.2", 0, 3), ("0.log.1", 3, 6), ("0.log", 6, 9)]);
+        let path = log(
+            root.path(),
+            &[("0.log.2", 0, 3), ("0.log.1", 3, 6), ("0.log", 6, 9)],
+        );
         let all: String = (0..9).map(|n| format!("line {n}\n")).collect();
         assert_eq!(collect(&path, ""), all);
         for count in 0..12usize {
-            let expected: String = (9usize.saturating_sub(count)..9).map(|n| format!("line {n}\n")).collect();
-            assert_eq!(collect(&path, &format!("tailLines={count}")), expected, "{count}");
+            let expected: String = (9usize.saturating_sub(count)..9)
+                .map(|n| format!("line {n}\n"))
+                .collect();
+            assert_eq!(
+                collect(&path, &format!("tailLines={count}")),
+                expected,
+                "{count}"
+            );
         }
     }
 

@@ -37,7 +37,9 @@ struct Measured {
 impl Usage {
     fn samples(&self) -> MutexGuard<'_, BTreeMap<String, Sample>> {
         // A panic while holding it leaves the map as it was.
-        self.samples.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.samples
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// Nano-CPUs in use since the last measurement.
@@ -75,14 +77,18 @@ impl Usage {
             let mut containers = Vec::new();
             for (name, record) in &seen.runtime.containers {
                 let Instance::Running {
-                    attempt, started_at, ..
+                    attempt,
+                    started_at,
+                    ..
                 } = &record.instance
                 else {
                     continue;
                 };
                 let id = container_id(&uid, name, *attempt);
                 // It may have ended this moment.
-                let Ok(stats) = agent.runtime.stats(&id) else { continue };
+                let Ok(stats) = agent.runtime.stats(&id) else {
+                    continue;
+                };
                 let rate = self.rate(&id, stats.cpu_usage_ns, now);
                 containers.push((name.clone(), *started_at, stats, rate));
                 ids.push(id);
@@ -142,7 +148,8 @@ impl Usage {
             })
             .collect();
         let (free, memory_total) = crate::machine::memory_bytes().unwrap_or((0, 0));
-        let (disk_free, disk_total) = crate::machine::disk_bytes(&agent.config.data).unwrap_or((0, 0));
+        let (disk_free, disk_total) =
+            crate::machine::disk_bytes(&agent.config.data).unwrap_or((0, 0));
         json!({
             "node": {
                 "nodeName": agent.config.name,
@@ -165,8 +172,15 @@ impl Usage {
         let running: usize = measured.iter().map(|m| m.containers.len()).sum();
         let mut out = String::new();
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "# TYPE kubelet_running_pods gauge\nkubelet_running_pods {}", measured.len());
-        let _ = writeln!(out, "# TYPE kubelet_running_containers gauge\nkubelet_running_containers {running}");
+        let _ = writeln!(
+            out,
+            "# TYPE kubelet_running_pods gauge\nkubelet_running_pods {}",
+            measured.len()
+        );
+        let _ = writeln!(
+            out,
+            "# TYPE kubelet_running_containers gauge\nkubelet_running_containers {running}"
+        );
         let _ = writeln!(out, "# TYPE container_cpu_usage_seconds_total counter");
         for pod in &measured {
             for (name, _, stats, _) in &pod.containers {

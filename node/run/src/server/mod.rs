@@ -54,14 +54,18 @@ pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body
     let mut response = Response::new(whole(text.into()));
     *response.status_mut() = status;
     let value = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, value);
     response
 }
 
 pub(crate) fn document(value: &Value) -> Response<Body> {
     let mut response = Response::new(whole(value.to_string()));
     let kind = http::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
     response
 }
 
@@ -77,15 +81,17 @@ pub(crate) fn refusal(code: StatusCode, reason: &str, message: String) -> Respon
 
 /// The server's TLS configuration: certificates of the cluster's authority are asked for.
 pub(crate) fn tls(config: &AgentConfig) -> Result<Arc<rustls::ServerConfig>, AgentError> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| AgentError::Tls(format!("{what}: {error}"));
-    let certificates = |what: &str, pem: &str| -> Result<Vec<CertificateDer<'static>>, AgentError> {
-        let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-        match list {
-            Ok(list) if list.is_empty() => Err(failed(what, &"no certificate in it")),
-            Ok(list) => Ok(list),
-            Err(error) => Err(failed(what, &error)),
-        }
-    };
+    let failed =
+        |what: &str, error: &dyn std::fmt::Display| AgentError::Tls(format!("{what}: {error}"));
+    let certificates =
+        |what: &str, pem: &str| -> Result<Vec<CertificateDer<'static>>, AgentError> {
+            let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+            match list {
+                Ok(list) if list.is_empty() => Err(failed(what, &"no certificate in it")),
+                Ok(list) => Ok(list),
+                Err(error) => Err(failed(what, &error)),
+            }
+        };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates("CA certificate", &config.ca_pem)? {
@@ -103,7 +109,10 @@ pub(crate) fn tls(config: &AgentConfig) -> Result<Arc<rustls::ServerConfig>, Age
         .with_safe_default_protocol_versions()
         .map_err(|error| failed("protocol versions", &error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates("serving certificate", &config.serving_cert_pem)?, key)
+        .with_single_cert(
+            certificates("serving certificate", &config.serving_cert_pem)?,
+            key,
+        )
         .map_err(|error| failed("serving certificate", &error))?;
     made.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(made))
@@ -162,7 +171,10 @@ pub(crate) async fn serve(
             }
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
-            tracing::warn!(limit = CONNECTIONS_MAX, "too many connections, one is refused");
+            tracing::warn!(
+                limit = CONNECTIONS_MAX,
+                "too many connections, one is refused"
+            );
             continue;
         };
         let (server, acceptor, stop) = (server.clone(), acceptor.clone(), shutdown.clone());
@@ -189,7 +201,11 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
         }
         Err(_) => return,
     };
-    let peer = stream.get_ref().1.peer_certificates().and_then(|list| list.first());
+    let peer = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|list| list.first());
     let allowed = peer.is_some_and(may_ask);
     let named = peer.is_some();
     let service = hyper::service::service_fn(move |request| {
@@ -207,7 +223,12 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
     }
 }
 
-async fn answer(server: Arc<Server>, request: Request<Incoming>, named: bool, allowed: bool) -> Response<Body> {
+async fn answer(
+    server: Arc<Server>,
+    request: Request<Incoming>,
+    named: bool,
+    allowed: bool,
+) -> Response<Body> {
     let path = request.uri().path().to_owned();
     if path == "/healthz" {
         return text(StatusCode::OK, "ok");
@@ -216,7 +237,10 @@ async fn answer(server: Arc<Server>, request: Request<Incoming>, named: bool, al
         return text(StatusCode::UNAUTHORIZED, "Unauthorized");
     }
     if !allowed {
-        return text(StatusCode::FORBIDDEN, "Forbidden: this client certificate may not ask nodes");
+        return text(
+            StatusCode::FORBIDDEN,
+            "Forbidden: this client certificate may not ask nodes",
+        );
     }
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let get = request.method() == Method::GET;
@@ -225,8 +249,12 @@ async fn answer(server: Arc<Server>, request: Request<Incoming>, named: bool, al
             let query = request.uri().query().unwrap_or_default().to_owned();
             logs::serve(&server, namespace, pod, container, &query).await
         }
-        ["exec", namespace, pod, container] => streams::exec(&server, request, namespace, pod, container),
-        ["attach", namespace, pod, container] => streams::attach(&server, request, namespace, pod, container),
+        ["exec", namespace, pod, container] => {
+            streams::exec(&server, request, namespace, pod, container)
+        }
+        ["attach", namespace, pod, container] => {
+            streams::attach(&server, request, namespace, pod, container)
+        }
         ["portForward", namespace, pod] => streams::port_forward(&server, request, namespace, pod),
         ["pods"] if get => document(&pods(&server)),
         ["stats", "summary"] if get => document(&server.usage.summary(&server.agent)),

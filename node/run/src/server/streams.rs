@@ -12,16 +12,25 @@ use tokio::sync::mpsc;
 use trireme_container::{AttachHandle, ExecSpec, Runtime, Terminal};
 use trireme_node_decide::Instance;
 use trireme_stream::{
-    BackendError, ExecBackend, PortForwardBackend, PortForwardOptions, Process, StreamOptions, TerminalSize,
+    BackendError, ExecBackend, PortForwardBackend, PortForwardOptions, Process, StreamOptions,
+    TerminalSize,
 };
 
 /// Terminal sizes waiting to be set; the last one counts, so few are enough.
 const SIZES_MAX: usize = 4;
 
 /// The identifier of a container's live instance.
-fn live(server: &Server, namespace: &str, pod: &str, container: &str) -> Result<(PodSeen, String), Response<Body>> {
+fn live(
+    server: &Server,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Result<(PodSeen, String), Response<Body>> {
     let Some(seen) = server.agent.pods.find(namespace, pod) else {
-        return Err(text(StatusCode::NOT_FOUND, format!("pod {pod:?} not found in namespace {namespace:?}")));
+        return Err(text(
+            StatusCode::NOT_FOUND,
+            format!("pod {pod:?} not found in namespace {namespace:?}"),
+        ));
     };
     let record = seen.runtime.container(container);
     let uid = seen.pod.metadata.uid.clone().unwrap_or_default();
@@ -30,7 +39,10 @@ fn live(server: &Server, namespace: &str, pod: &str, container: &str) -> Result<
             let id = container_id(&uid, container, attempt);
             Ok((seen, id))
         }
-        _ => Err(text(StatusCode::NOT_FOUND, format!("container not found ({container:?})"))),
+        _ => Err(text(
+            StatusCode::NOT_FOUND,
+            format!("container not found ({container:?})"),
+        )),
     }
 }
 
@@ -81,8 +93,14 @@ impl ExecBackend for Exec {
         let mut handle = self.runtime.exec(&self.id, &order).await.map_err(failed)?;
         Ok(Process {
             stdin: handle.stdin.take().map(|stream| Box::into_pin(stream) as _),
-            stdout: handle.stdout.take().map(|stream| Box::into_pin(stream) as _),
-            stderr: handle.stderr.take().map(|stream| Box::into_pin(stream) as _),
+            stdout: handle
+                .stdout
+                .take()
+                .map(|stream| Box::into_pin(stream) as _),
+            stderr: handle
+                .stderr
+                .take()
+                .map(|stream| Box::into_pin(stream) as _),
             resize: resize(handle.terminal.take()),
             // Dropping the handle with this future kills the process.
             exit: Box::pin(async move {
@@ -122,7 +140,12 @@ pub(crate) fn exec<B>(
         id,
         command,
     };
-    boxed(trireme_stream::serve_exec(request, options, backend, &server.sessions))
+    boxed(trireme_stream::serve_exec(
+        request,
+        options,
+        backend,
+        &server.sessions,
+    ))
 }
 
 struct Attach {
@@ -172,7 +195,12 @@ pub(crate) fn attach<B>(
         runtime: server.agent.runtime.clone(),
         id,
     };
-    boxed(trireme_stream::serve_exec(request, options, backend, &server.sessions))
+    boxed(trireme_stream::serve_exec(
+        request,
+        options,
+        backend,
+        &server.sessions,
+    ))
 }
 
 struct Forward {
@@ -196,7 +224,9 @@ impl PortForwardBackend for Forward {
         .map_err(failed)?
         .map_err(failed)?;
         let stream = connected.map_err(|error| {
-            BackendError(format!("failed to connect to localhost:{port} inside the pod: {error}"))
+            BackendError(format!(
+                "failed to connect to localhost:{port} inside the pod: {error}"
+            ))
         })?;
         stream.set_nonblocking(true).map_err(failed)?;
         TcpStream::from_std(stream).map_err(failed)
@@ -204,14 +234,25 @@ impl PortForwardBackend for Forward {
 }
 
 /// Opens connections to the pod's own loopback.
-pub(crate) fn port_forward<B>(server: &Server, request: Request<B>, namespace: &str, pod: &str) -> Response<Body> {
+pub(crate) fn port_forward<B>(
+    server: &Server,
+    request: Request<B>,
+    namespace: &str,
+    pod: &str,
+) -> Response<Body> {
     let Some(seen) = server.agent.pods.find(namespace, pod) else {
-        return text(StatusCode::NOT_FOUND, format!("pod {pod:?} not found in namespace {namespace:?}"));
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("pod {pod:?} not found in namespace {namespace:?}"),
+        );
     };
     let uid = seen.pod.metadata.uid.clone().unwrap_or_default();
     let host_network = seen.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
     if !seen.runtime.any_alive() {
-        return text(StatusCode::BAD_REQUEST, format!("pod {pod:?} is not running"));
+        return text(
+            StatusCode::BAD_REQUEST,
+            format!("pod {pod:?} is not running"),
+        );
     }
     let backend = Forward {
         netns: (!host_network).then(|| server.agent.network.path(&uid)),
@@ -220,5 +261,10 @@ pub(crate) fn port_forward<B>(server: &Server, request: Request<B>, namespace: &
         pod: format!("{pod}_{namespace}"),
         uid,
     };
-    boxed(trireme_stream::serve_port_forward(request, options, backend, &server.sessions))
+    boxed(trireme_stream::serve_port_forward(
+        request,
+        options,
+        backend,
+        &server.sessions,
+    ))
 }

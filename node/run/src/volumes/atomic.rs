@@ -32,7 +32,10 @@ pub(crate) fn check_path(path: &str) -> Result<PathBuf, String> {
     if good {
         Ok(path)
     } else {
-        Err(format!("invalid path {:?}: must be relative and not contain '..'", path))
+        Err(format!(
+            "invalid path {:?}: must be relative and not contain '..'",
+            path
+        ))
     }
 }
 
@@ -47,7 +50,11 @@ pub(crate) fn write(directory: &Path, payload: &Payload, group: Option<u32>) -> 
         return Ok(false);
     }
     let now = jiff::Timestamp::now();
-    let name = format!("..{}.{:09}", now.strftime("%Y_%m_%d_%H_%M_%S"), now.subsec_nanosecond());
+    let name = format!(
+        "..{}.{:09}",
+        now.strftime("%Y_%m_%d_%H_%M_%S"),
+        now.subsec_nanosecond()
+    );
     let fresh = directory.join(&name);
     std::fs::create_dir(&fresh)?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
@@ -119,8 +126,13 @@ fn same(directory: &Path, payload: &Payload) -> bool {
                 continue;
             }
             count += 1;
-            let expected = path.strip_prefix(directory).ok().and_then(|p| payload.get(p));
-            let Some(expected) = expected else { return false };
+            let expected = path
+                .strip_prefix(directory)
+                .ok()
+                .and_then(|p| payload.get(p));
+            let Some(expected) = expected else {
+                return false;
+            };
             if std::fs::read(&path).ok().as_ref() != Some(&expected.bytes) {
                 return false;
             }
@@ -138,7 +150,10 @@ mod tests {
             bytes: text.as_bytes().to_vec(),
             mode: 0o640,
         };
-        files.iter().map(|(path, text)| (PathBuf::from(path), file(text))).collect()
+        files
+            .iter()
+            .map(|(path, text)| (PathBuf::from(path), file(text)))
+            .collect()
     }
 
     #[test]
@@ -156,7 +171,10 @@ mod tests {
         assert_eq!(read("a").as_deref(), Some("9"));
         assert_eq!(read("d/b"), None);
         assert!(!root.join("d").exists() && !root.join(&first).exists());
-        let mode = std::fs::metadata(root.join("a")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(root.join("a"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o640);
     }
 

@@ -40,11 +40,17 @@ fn fs_group(pod: &Pod) -> Option<u32> {
 }
 
 /// Sets up every volume of the pod; otherwise one sentence for each that could not be.
-pub(crate) async fn prepare(directory: &PodDirectory, sources: &Sources<'_>) -> Result<(), Vec<String>> {
+pub(crate) async fn prepare(
+    directory: &PodDirectory,
+    sources: &Sources<'_>,
+) -> Result<(), Vec<String>> {
     let mut problems = Vec::new();
     for volume in volumes(sources.pod) {
         if let Err(cause) = one(directory, volume, sources).await {
-            problems.push(format!("MountVolume.SetUp failed for volume {:?} : {cause}", volume.name));
+            problems.push(format!(
+                "MountVolume.SetUp failed for volume {:?} : {cause}",
+                volume.name
+            ));
         }
     }
     if problems.is_empty() {
@@ -55,11 +61,17 @@ pub(crate) async fn prepare(directory: &PodDirectory, sources: &Sources<'_>) -> 
 }
 
 /// Brings the volumes whose contents come from the API up to date.
-pub(crate) async fn refresh(directory: &PodDirectory, sources: &Sources<'_>) -> Result<(), Vec<String>> {
+pub(crate) async fn refresh(
+    directory: &PodDirectory,
+    sources: &Sources<'_>,
+) -> Result<(), Vec<String>> {
     let mut problems = Vec::new();
     for volume in volumes(sources.pod).filter(|volume| payload::is_api_volume(volume)) {
         if let Err(cause) = one(directory, volume, sources).await {
-            problems.push(format!("MountVolume.SetUp failed for volume {:?} : {cause}", volume.name));
+            problems.push(format!(
+                "MountVolume.SetUp failed for volume {:?} : {cause}",
+                volume.name
+            ));
         }
     }
     if problems.is_empty() {
@@ -70,13 +82,20 @@ pub(crate) async fn refresh(directory: &PodDirectory, sources: &Sources<'_>) -> 
 }
 
 pub(crate) fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
-    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
+    pod.spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten())
 }
 
-async fn one(directory: &PodDirectory, volume: &Volume, sources: &Sources<'_>) -> Result<(), String> {
+async fn one(
+    directory: &PodDirectory,
+    volume: &Volume,
+    sources: &Sources<'_>,
+) -> Result<(), String> {
     let path = host_path(directory, volume);
     if let Some(source) = &volume.host_path {
-        return check_host_path(source).map_err(|error| format!("hostPath type check failed: {error}"));
+        return check_host_path(source)
+            .map_err(|error| format!("hostPath type check failed: {error}"));
     }
     if payload::is_api_volume(volume) {
         let files = payload::payload(volume, sources).await?;
@@ -97,7 +116,9 @@ async fn one(directory: &PodDirectory, volume: &Volume, sources: &Sources<'_>) -
         let limit = match &source.size_limit {
             Some(quantity) => {
                 let parsed = Quantity::parse(&quantity.0).map_err(|error| error.to_string())?;
-                u64::try_from(parsed.value()).ok().filter(|bytes| *bytes > 0)
+                u64::try_from(parsed.value())
+                    .ok()
+                    .filter(|bytes| *bytes > 0)
             }
             None => None,
         };
@@ -166,7 +187,9 @@ pub(crate) fn check_host_path(source: &HostPathVolumeSource) -> Result<(), Strin
     let missing = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
     let refuse = |what: &str| Err(format!("{} is not {what}", source.path));
     let is = |test: &dyn Fn(std::fs::FileType) -> bool| {
-        found.as_ref().is_ok_and(|metadata| test(metadata.file_type()))
+        found
+            .as_ref()
+            .is_ok_and(|metadata| test(metadata.file_type()))
     };
     let text = |error: io::Error| format!("{}: {error}", source.path);
     match kind {
@@ -180,18 +203,28 @@ pub(crate) fn check_host_path(source: &HostPathVolumeSource) -> Result<(), Strin
         "DirectoryOrCreate" => {
             if missing {
                 std::fs::create_dir_all(path).map_err(text)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).map_err(text)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+                    .map_err(text)?;
                 return Ok(());
             }
-            if is(&|t| t.is_dir()) { Ok(()) } else { refuse("a directory") }
+            if is(&|t| t.is_dir()) {
+                Ok(())
+            } else {
+                refuse("a directory")
+            }
         }
         "FileOrCreate" => {
             if missing {
                 std::fs::File::create(path).map_err(text)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(text)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+                    .map_err(text)?;
                 return Ok(());
             }
-            if is(&|t| t.is_file()) { Ok(()) } else { refuse("a file") }
+            if is(&|t| t.is_file()) {
+                Ok(())
+            } else {
+                refuse("a file")
+            }
         }
         "Directory" if is(&|t| t.is_dir()) => Ok(()),
         "Directory" => refuse("a directory"),
@@ -220,7 +253,8 @@ pub(crate) fn remove(directory: &PodDirectory) -> io::Result<()> {
             let path = volume.path();
             // Something that is still mounted must not be emptied through the mount.
             while is_mount_point(&path)? {
-                nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH).map_err(io::Error::from)?;
+                nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH)
+                    .map_err(io::Error::from)?;
             }
         }
     }

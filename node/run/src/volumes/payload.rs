@@ -23,7 +23,8 @@ pub(crate) struct Sources<'a> {
 }
 
 fn mode(own: Option<i32>, default: u32) -> u32 {
-    own.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(default)
+    own.and_then(|mode| u32::try_from(mode).ok())
+        .unwrap_or(default)
 }
 
 /// Whether the volume's content comes from the API, so that it may change while the pod runs.
@@ -36,7 +37,10 @@ pub(crate) fn is_api_volume(volume: &Volume) -> bool {
 
 /// Whether the content must not be written to a disk.
 pub(crate) fn is_secret(volume: &Volume) -> bool {
-    let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+    let projected = volume
+        .projected
+        .iter()
+        .flat_map(|p| p.sources.iter().flatten());
     volume.secret.is_some()
         || projected
             .into_iter()
@@ -75,7 +79,9 @@ pub(crate) async fn payload(volume: &Volume, sources: &Sources<'_>) -> Result<Pa
     }
     let size: usize = payload.values().map(|file| file.bytes.len()).sum();
     if size > PAYLOAD_MAX_BYTES {
-        return Err(format!("contents of {size} bytes exceed the limit of {PAYLOAD_MAX_BYTES}"));
+        return Err(format!(
+            "contents of {size} bytes exceed the limit of {PAYLOAD_MAX_BYTES}"
+        ));
     }
     Ok(payload)
 }
@@ -150,7 +156,13 @@ impl Keys<'_> {
         let Some(items) = self.items.filter(|items| !items.is_empty()) else {
             for (key, bytes) in content {
                 let path = check_path(&key)?;
-                payload.insert(path, File { bytes, mode: default });
+                payload.insert(
+                    path,
+                    File {
+                        bytes,
+                        mode: default,
+                    },
+                );
             }
             return Ok(());
         };
@@ -170,7 +182,10 @@ impl Keys<'_> {
                         ReferenceKind::ConfigMap => ("configmap", "config"),
                         ReferenceKind::Secret => ("secret", "secret"),
                     };
-                    return Err(format!("{title} references non-existent {sort} key: {}", item.key));
+                    return Err(format!(
+                        "{title} references non-existent {sort} key: {}",
+                        item.key
+                    ));
                 }
             }
         }

@@ -43,7 +43,9 @@ fn status(error: trireme_model::status::Status) -> Status {
     let mut status = Status::new(code, error.message.clone());
     let bytes = error.to_value().to_string();
     let value = tonic::metadata::MetadataValue::from_bytes(bytes.as_bytes());
-    status.metadata_mut().insert_bin("trireme-status-bin", value);
+    status
+        .metadata_mut()
+        .insert_bin("trireme-status-bin", value);
     status
 }
 
@@ -72,17 +74,29 @@ impl Api {
         }
     }
 
-    fn record(&self, state: &mut State, event: watch_event::Type, plural: &str, object: &mut Value) {
+    fn record(
+        &self,
+        state: &mut State,
+        event: watch_event::Type,
+        plural: &str,
+        object: &mut Value,
+    ) {
         let revision = state.history.len() + 1;
         meta::set_resource_version(object, &revision.to_string());
-        state.history.push((event, plural.to_owned(), object.clone()));
+        state
+            .history
+            .push((event, plural.to_owned(), object.clone()));
         self.revision.send_replace(revision);
     }
 
     pub fn put(&self, kind: &Kind, mut object: Value) -> Value {
         let mut state = self.state.lock().unwrap();
         if meta::uid(&object).is_empty() {
-            let uid = format!("{:08x}-0000-4000-8000-{:012x}", rand::random::<u32>(), rand::random::<u32>());
+            let uid = format!(
+                "{:08x}-0000-4000-8000-{:012x}",
+                rand::random::<u32>(),
+                rand::random::<u32>()
+            );
             meta::set_uid(&mut object, &uid);
         }
         let key = (
@@ -101,34 +115,64 @@ impl Api {
     }
 
     pub fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<Value> {
-        let key = (kind.plural.to_owned(), namespace.to_owned(), name.to_owned());
+        let key = (
+            kind.plural.to_owned(),
+            namespace.to_owned(),
+            name.to_owned(),
+        );
         self.state.lock().unwrap().objects.get(&key).cloned()
     }
 
     pub fn list(&self, kind: &Kind) -> Vec<Value> {
         let state = self.state.lock().unwrap();
-        let all = state.objects.iter().filter(|((plural, _, _), _)| plural == kind.plural);
+        let all = state
+            .objects
+            .iter()
+            .filter(|((plural, _, _), _)| plural == kind.plural);
         all.map(|(_, object)| object.clone()).collect()
     }
 
     /// As `kubectl delete` does.
     pub fn delete(&self, kind: &Kind, namespace: &str, name: &str, grace: u64) {
         let mut state = self.state.lock().unwrap();
-        let key = (kind.plural.to_owned(), namespace.to_owned(), name.to_owned());
-        let Some(mut object) = state.objects.get(&key).cloned() else { return };
+        let key = (
+            kind.plural.to_owned(),
+            namespace.to_owned(),
+            name.to_owned(),
+        );
+        let Some(mut object) = state.objects.get(&key).cloned() else {
+            return;
+        };
         if grace > 0 {
             let at = jiff::Timestamp::now();
             meta::set_deletion(&mut object, at, i64::try_from(grace).unwrap());
-            self.record(&mut state, watch_event::Type::Modified, kind.plural, &mut object);
+            self.record(
+                &mut state,
+                watch_event::Type::Modified,
+                kind.plural,
+                &mut object,
+            );
             state.objects.insert(key, object);
         } else {
             state.objects.remove(&key);
-            self.record(&mut state, watch_event::Type::Deleted, kind.plural, &mut object);
+            self.record(
+                &mut state,
+                watch_event::Type::Deleted,
+                kind.plural,
+                &mut object,
+            );
         }
     }
 
     /// Waits until the object satisfies the condition.
-    pub async fn wait(&self, what: &str, kind: &Kind, namespace: &str, name: &str, done: impl Fn(Option<&Value>) -> bool) -> Value {
+    pub async fn wait(
+        &self,
+        what: &str,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        done: impl Fn(Option<&Value>) -> bool,
+    ) -> Value {
         let mut revision = self.revision.subscribe();
         let waited = async {
             loop {
@@ -148,7 +192,10 @@ impl Api {
                     .iter()
                     .map(|e| format!("{} {}", e["reason"], e["message"]))
                     .collect();
-                panic!("{what}: never happened; {name} is {:#}\n{events:#?}", now["status"]);
+                panic!(
+                    "{what}: never happened; {name} is {:#}\n{events:#?}",
+                    now["status"]
+                );
             }
         }
     }
@@ -161,10 +208,17 @@ impl Api {
             let (stream, _) = listener.accept().await.unwrap();
             let (routes, acceptor) = (routes.clone(), acceptor.clone());
             tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = routes.map_request(|request: http::Request<hyper::body::Incoming>| {
-                    request.map(|body| tonic::body::Body::new(body.map_err(|e| Status::internal(e.to_string()))))
-                });
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let service =
+                    routes.map_request(|request: http::Request<hyper::body::Incoming>| {
+                        request.map(|body| {
+                            tonic::body::Body::new(
+                                body.map_err(|e| Status::internal(e.to_string())),
+                            )
+                        })
+                    });
                 let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
                     .await;
@@ -186,7 +240,10 @@ impl Resources for Api {
         let (kind, _) = kind(&request.resource);
         match Api::get(self, kind, &request.namespace, &request.name) {
             Some(object) => Ok(reply(&object)),
-            None => Err(status(trireme_model::status::Status::not_found(kind, &request.name))),
+            None => Err(status(trireme_model::status::Status::not_found(
+                kind,
+                &request.name,
+            ))),
         }
     }
 
@@ -196,7 +253,8 @@ impl Resources for Api {
         let (items, revision) = {
             let state = self.state.lock().unwrap();
             let all = state.objects.iter().filter(|((plural, _, _), object)| {
-                plural == kind.plural && selected(object, &request.namespace, &request.field_selector)
+                plural == kind.plural
+                    && selected(object, &request.namespace, &request.field_selector)
             });
             let items = all
                 .map(|(_, object)| Object {
@@ -214,7 +272,10 @@ impl Resources for Api {
 
     type WatchStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let (kind, _) = kind(&request.resource);
         let (sender, receiver) = tokio::sync::mpsc::channel(64);
@@ -226,7 +287,9 @@ impl Resources for Api {
                 let fresh: Vec<_> = api.state.lock().unwrap().history[seen..].to_vec();
                 seen += fresh.len();
                 for (event, plural, object) in fresh {
-                    if plural != kind.plural || !selected(&object, &request.namespace, &request.field_selector) {
+                    if plural != kind.plural
+                        || !selected(&object, &request.namespace, &request.field_selector)
+                    {
                         continue;
                     }
                     let event = WatchEvent {
@@ -245,7 +308,9 @@ impl Resources for Api {
                 }
             }
         });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+        Ok(Response::new(Box::pin(
+            tokio_stream::wrappers::ReceiverStream::new(receiver),
+        )))
     }
 
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<Object>, Status> {
@@ -268,7 +333,10 @@ impl Resources for Api {
         let request = request.into_inner();
         let (kind, _) = kind(&request.resource);
         let Some(object) = Api::get(self, kind, &request.namespace, &request.name) else {
-            return Err(status(trireme_model::status::Status::not_found(kind, &request.name)));
+            return Err(status(trireme_model::status::Status::not_found(
+                kind,
+                &request.name,
+            )));
         };
         let change: Value = serde_json::from_slice(&request.patch).unwrap();
         let made = match request.r#type() {
@@ -286,7 +354,10 @@ impl Resources for Api {
         Err(Status::unimplemented("apply"))
     }
 
-    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
+    async fn delete(
+        &self,
+        request: Request<DeleteRequest>,
+    ) -> Result<Response<DeleteReply>, Status> {
         let request = request.into_inner();
         let (kind, _) = kind(&request.resource);
         let grace = request.grace_period_seconds.unwrap_or(30);

@@ -7,7 +7,10 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 use trireme_model::{kinds, meta};
 
-pub type Case = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()> + Send>>);
+pub type Case = (
+    &'static str,
+    fn() -> Pin<Box<dyn Future<Output = ()> + Send>>,
+);
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
@@ -43,18 +46,25 @@ async fn a_pod_runs_and_goes() {
     assert_eq!(pod["status"]["hostIP"], "10.77.0.1");
     let app = container(&pod, "app");
     assert_eq!(app["ready"], true);
-    assert!(app["containerID"].as_str().unwrap().starts_with("trireme://"));
+    assert!(
+        app["containerID"]
+            .as_str()
+            .unwrap()
+            .starts_with("trireme://")
+    );
     assert_eq!(stand.logs("web", "app", "").await, "hello\n");
-    let events: Vec<String> = stand
-        .api
-        .list(kinds::EVENT)
-        .iter()
-        .filter(|e| e["involvedObject"]["name"] == "web")
-        .map(|e| e["reason"].as_str().unwrap().to_owned())
-        .collect();
-    for reason in ["Pulled", "Created", "Started"] {
-        assert!(events.iter().any(|r| r == reason), "{reason} is not among {events:?}");
-    }
+    // Events are written beside the status, so they may come a moment later.
+    let told = async {
+        for reason in ["Pulled", "Created", "Started"] {
+            let about = |e: &Value| e["reason"] == reason && e["involvedObject"]["name"] == "web";
+            while !stand.api.list(kinds::EVENT).iter().any(about) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told)
+        .await
+        .expect("events");
     let node = stand
         .api
         .wait("node ready", kinds::NODE, "", "node-1", |node| {
@@ -64,7 +74,13 @@ async fn a_pod_runs_and_goes() {
     assert!(node["status"]["allocatable"]["cpu"].as_str().is_some());
     stand
         .api
-        .wait("lease", kinds::LEASE, "kube-node-lease", "node-1", |lease| lease.is_some())
+        .wait(
+            "lease",
+            kinds::LEASE,
+            "kube-node-lease",
+            "node-1",
+            |lease| lease.is_some(),
+        )
         .await;
     stand.delete("web").await;
     stand.finish().await;
@@ -72,8 +88,14 @@ async fn a_pod_runs_and_goes() {
 
 async fn containers_share_and_see_their_environment() {
     let stand = Stand::new().await;
-    stand.api.put(kinds::CONFIG_MAP, json!({"metadata": {"name": "c", "namespace": "default"}, "data": {"k": "v1", "j": "x"}}));
-    stand.api.put(kinds::SECRET, json!({"metadata": {"name": "s", "namespace": "default"}, "data": {"p": "c2VjcmV0"}}));
+    stand.api.put(
+        kinds::CONFIG_MAP,
+        json!({"metadata": {"name": "c", "namespace": "default"}, "data": {"k": "v1", "j": "x"}}),
+    );
+    stand.api.put(
+        kinds::SECRET,
+        json!({"metadata": {"name": "s", "namespace": "default"}, "data": {"p": "c2VjcmV0"}}),
+    );
     let script = "echo A=$A B=$B C=$C POD=$POD CPU=$CPU X=$j HOST=$KUBERNETES_SERVICE_HOST; \
         cat /shared/file /cfg/k /sec/p /pod/labels /one /var/run/secrets/token; echo; hostname; cat /etc/resolv.conf; sleep 1000";
     stand.pod(
@@ -111,11 +133,17 @@ async fn containers_share_and_see_their_environment() {
     let pod = stand.running("web").await;
     let log = stand.logs("web", "app", "").await;
     let lines: Vec<&str> = log.lines().collect();
-    assert_eq!(lines[0], "A=a B=ab C=secret POD=web CPU=500 X=x HOST=10.43.0.1");
+    assert_eq!(
+        lines[0],
+        "A=a B=ab C=secret POD=web CPU=500 X=x HOST=10.43.0.1"
+    );
     assert_eq!(lines[1], "shared");
     assert_eq!(lines[2], "v1secretapp=\"web\"v1token-of-robot");
     assert_eq!(lines[3], "web-host");
-    assert!(log.contains("search default.svc.cluster.local svc.cluster.local cluster.local"), "{log}");
+    assert!(
+        log.contains("search default.svc.cluster.local svc.cluster.local cluster.local"),
+        "{log}"
+    );
     assert!(log.contains("nameserver 169.254.20.10"), "{log}");
     let init = container(&pod, "init");
     assert_eq!(init["state"]["terminated"]["reason"], "Completed");
@@ -145,32 +173,64 @@ async fn configuration_arrives_late_and_changes() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), told).await.expect("FailedMount");
-    let event = stand.api.list(kinds::EVENT).into_iter().find(mounts).unwrap();
-    assert_eq!(event["message"], "MountVolume.SetUp failed for volume \"cfg\" : configmap \"files\" not found");
-    stand.api.put(kinds::CONFIG_MAP, json!({"metadata": {"name": "files", "namespace": "default"}, "data": {"k": "one\n"}}));
+    tokio::time::timeout(Duration::from_secs(10), told)
+        .await
+        .expect("FailedMount");
+    let event = stand
+        .api
+        .list(kinds::EVENT)
+        .into_iter()
+        .find(mounts)
+        .unwrap();
+    assert_eq!(
+        event["message"],
+        "MountVolume.SetUp failed for volume \"cfg\" : configmap \"files\" not found"
+    );
+    stand.api.put(
+        kinds::CONFIG_MAP,
+        json!({"metadata": {"name": "files", "namespace": "default"}, "data": {"k": "one\n"}}),
+    );
     let pod = stand
         .wait("configuration error", "late", |pod| {
             container(pod, "app")["state"]["waiting"]["reason"] == "CreateContainerConfigError"
         })
         .await;
-    assert_eq!(container(&pod, "app")["state"]["waiting"]["message"], "configmap \"env\" not found");
-    stand.api.put(kinds::CONFIG_MAP, json!({"metadata": {"name": "env", "namespace": "default"}, "data": {"b": "1"}}));
+    assert_eq!(
+        container(&pod, "app")["state"]["waiting"]["message"],
+        "configmap \"env\" not found"
+    );
+    stand.api.put(
+        kinds::CONFIG_MAP,
+        json!({"metadata": {"name": "env", "namespace": "default"}, "data": {"b": "1"}}),
+    );
     stand
         .wait("missing key", "late", |pod| {
-            container(pod, "app")["state"]["waiting"]["message"] == "couldn't find key a in ConfigMap default/env"
+            container(pod, "app")["state"]["waiting"]["message"]
+                == "couldn't find key a in ConfigMap default/env"
         })
         .await;
-    stand.api.put(kinds::CONFIG_MAP, json!({"metadata": {"name": "env", "namespace": "default"}, "data": {"a": "1"}}));
+    stand.api.put(
+        kinds::CONFIG_MAP,
+        json!({"metadata": {"name": "env", "namespace": "default"}, "data": {"a": "1"}}),
+    );
     let pod = stand.running("late").await;
     assert_eq!(container(&pod, "app")["restartCount"], 0);
-    stand.api.put(kinds::CONFIG_MAP, json!({"metadata": {"name": "files", "namespace": "default"}, "data": {"k": "two\n"}}));
+    stand.api.put(
+        kinds::CONFIG_MAP,
+        json!({"metadata": {"name": "files", "namespace": "default"}, "data": {"k": "two\n"}}),
+    );
     let changed = async {
-        while !stand.logs("late", "app", "tailLines=1").await.contains("two") {
+        while !stand
+            .logs("late", "app", "tailLines=1")
+            .await
+            .contains("two")
+        {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), changed).await.expect("live update");
+    tokio::time::timeout(Duration::from_secs(10), changed)
+        .await
+        .expect("live update");
     stand.finish().await;
 }
 
@@ -186,17 +246,36 @@ async fn crashes_are_counted_and_previous_logs_kept() {
     let app = container(&pod, "app");
     assert_eq!(app["restartCount"], 1);
     let last = &app["lastState"]["terminated"];
-    assert_eq!((last["exitCode"].as_i64(), last["reason"].as_str()), (Some(3), Some("Error")));
+    assert_eq!(
+        (last["exitCode"].as_i64(), last["reason"].as_str()),
+        (Some(3), Some("Error"))
+    );
     assert_eq!(last["message"], "words\n");
     assert_eq!(stand.logs("crash", "app", "previous=true").await, "run\n");
-    stand.pod("never", json!({"restartPolicy": "Never", "containers": [shell("app", "exit 0")]}));
-    let pod = stand.wait("done", "never", |pod| pod["status"]["phase"] == "Succeeded").await;
-    assert_eq!(container(&pod, "app")["state"]["terminated"]["reason"], "Completed");
-    stand.pod("oom", json!({"restartPolicy": "Never", "containers": [{
+    stand.pod(
+        "never",
+        json!({"restartPolicy": "Never", "containers": [shell("app", "exit 0")]}),
+    );
+    let pod = stand
+        .wait("done", "never", |pod| pod["status"]["phase"] == "Succeeded")
+        .await;
+    assert_eq!(
+        container(&pod, "app")["state"]["terminated"]["reason"],
+        "Completed"
+    );
+    stand.pod(
+        "oom",
+        json!({"restartPolicy": "Never", "containers": [{
         "name": "app", "command": ["sh", "-c", "x=a; while true; do x=$x$x; done"],
-        "resources": {"limits": {"memory": "16Mi"}}}]}));
-    let pod = stand.wait("failed", "oom", |pod| pod["status"]["phase"] == "Failed").await;
-    assert_eq!(container(&pod, "app")["state"]["terminated"]["reason"], "OOMKilled");
+        "resources": {"limits": {"memory": "16Mi"}}}]}),
+    );
+    let pod = stand
+        .wait("failed", "oom", |pod| pod["status"]["phase"] == "Failed")
+        .await;
+    assert_eq!(
+        container(&pod, "app")["state"]["terminated"]["reason"],
+        "OOMKilled"
+    );
     stand.finish().await;
 }
 
@@ -230,21 +309,34 @@ async fn init_containers_and_probes() {
             "livenessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1}}]}),
     );
     stand
-        .wait("restarted", "sick", |pod| container(pod, "app")["restartCount"].as_i64() >= Some(1))
+        .wait("restarted", "sick", |pod| {
+            container(pod, "app")["restartCount"].as_i64() >= Some(1)
+        })
         .await;
     let events = stand.api.list(kinds::EVENT);
     let told = |reason: &str, text: &str| {
-        events.iter().any(|e| e["reason"] == reason && e["message"].as_str().unwrap().contains(text))
+        events
+            .iter()
+            .any(|e| e["reason"] == reason && e["message"].as_str().unwrap().contains(text))
     };
-    assert!(told("Unhealthy", "Liveness probe failed: Get"), "{events:#?}");
-    assert!(told("Killing", "failed liveness probe, will be restarted"), "{events:#?}");
+    assert!(
+        told("Unhealthy", "Liveness probe failed: Get"),
+        "{events:#?}"
+    );
+    assert!(
+        told("Killing", "failed liveness probe, will be restarted"),
+        "{events:#?}"
+    );
     stand.finish().await;
 }
 
 async fn a_killed_agent_changes_nothing() {
     let mut stand = Stand::new().await;
-    stand.pod("stay", json!({"terminationGracePeriodSeconds": 1,
-        "containers": [shell("app", "i=0; while true; do i=$((i+1)); echo $i; sleep 0.05; done")]}));
+    stand.pod(
+        "stay",
+        json!({"terminationGracePeriodSeconds": 1,
+        "containers": [shell("app", "i=0; while true; do i=$((i+1)); echo $i; sleep 0.05; done")]}),
+    );
     let before = stand.running("stay").await;
     stand.kill();
     let at = Instant::now();
@@ -253,23 +345,37 @@ async fn a_killed_agent_changes_nothing() {
     // The node is registered anew once its agent is there; then the log goes on.
     let lines = async {
         loop {
-            if tokio::net::TcpStream::connect((crate::stand::NODE_IP, 10250)).await.is_ok() {
+            if tokio::net::TcpStream::connect((crate::stand::NODE_IP, 10250))
+                .await
+                .is_ok()
+            {
                 let log = stand.logs("stay", "app", "").await;
                 let count = log.lines().count();
                 let numbers: Vec<usize> = log.lines().filter_map(|l| l.parse().ok()).collect();
                 if count > 10 && at.elapsed() > Duration::from_secs(2) {
-                    assert_eq!(numbers, (1..=count).collect::<Vec<_>>(), "one run, unbroken");
+                    assert_eq!(
+                        numbers,
+                        (1..=count).collect::<Vec<_>>(),
+                        "one run, unbroken"
+                    );
                     return;
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), lines).await.expect("the log goes on");
+    tokio::time::timeout(Duration::from_secs(20), lines)
+        .await
+        .expect("the log goes on");
     let after = stand.api.get(kinds::POD, "default", "stay").unwrap();
     let key = |pod: &Value| {
         let app = container(pod, "app");
-        (app["containerID"].clone(), app["restartCount"].clone(), app["state"].clone(), pod["status"]["podIP"].clone())
+        (
+            app["containerID"].clone(),
+            app["restartCount"].clone(),
+            app["state"].clone(),
+            pod["status"]["podIP"].clone(),
+        )
     };
     assert_eq!(key(&after), key(&before));
     assert_eq!(condition(&after, "Ready"), "True");
@@ -278,15 +384,25 @@ async fn a_killed_agent_changes_nothing() {
 
 async fn a_killed_agent_catches_up() {
     let mut stand = Stand::new().await;
-    stand.pod("ends", json!({"restartPolicy": "Never", "containers": [shell("app", "sleep 1; exit 7")]}));
-    stand.pod("gone", json!({"terminationGracePeriodSeconds": 1, "containers": [shell("app", "sleep 1000")]}));
+    stand.pod(
+        "ends",
+        json!({"restartPolicy": "Never", "containers": [shell("app", "sleep 1; exit 7")]}),
+    );
+    stand.pod(
+        "gone",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [shell("app", "sleep 1000")]}),
+    );
     stand.running("ends").await;
     stand.running("gone").await;
     stand.kill();
     stand.api.delete(kinds::POD, "default", "gone", 0);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     stand.start();
-    let pod = stand.wait("the exit is not lost", "ends", |pod| pod["status"]["phase"] == "Failed").await;
+    let pod = stand
+        .wait("the exit is not lost", "ends", |pod| {
+            pod["status"]["phase"] == "Failed"
+        })
+        .await;
     assert_eq!(container(&pod, "app")["state"]["terminated"]["exitCode"], 7);
     // `finish` proves that nothing is left of the pod whose object went.
     stand.finish().await;
@@ -295,39 +411,82 @@ async fn a_killed_agent_catches_up() {
 async fn what_cannot_work_says_so() {
     let stand = Stand::new().await;
     let reason = |pod: &Value| container(pod, "app")["state"]["waiting"]["reason"].clone();
-    stand.pod("noimage", json!({"containers": [{"name": "app", "image": "127.0.0.1:1/nosuch:1"}]}));
-    let pod = stand.wait("pull error", "noimage", |pod| reason(pod) == "ErrImagePull").await;
-    assert!(container(&pod, "app")["state"]["waiting"]["message"].as_str().unwrap().contains("127.0.0.1:1"));
-    stand.wait("pull back-off", "noimage", |pod| reason(pod) == "ImagePullBackOff").await;
-    stand.pod("nocommand", json!({"containers": [{"name": "app", "command": ["/nosuch"]}]}));
+    stand.pod(
+        "noimage",
+        json!({"containers": [{"name": "app", "image": "127.0.0.1:1/nosuch:1"}]}),
+    );
+    let pod = stand
+        .wait("pull error", "noimage", |pod| reason(pod) == "ErrImagePull")
+        .await;
+    assert!(
+        container(&pod, "app")["state"]["waiting"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("127.0.0.1:1")
+    );
+    stand
+        .wait("pull back-off", "noimage", |pod| {
+            reason(pod) == "ImagePullBackOff"
+        })
+        .await;
+    stand.pod(
+        "nocommand",
+        json!({"containers": [{"name": "app", "command": ["/nosuch"]}]}),
+    );
     let pod = stand
         .wait("start error", "nocommand", |pod| {
             container(pod, "app")["lastState"]["terminated"]["reason"] == "StartError"
         })
         .await;
-    assert_eq!(container(&pod, "app")["lastState"]["terminated"]["exitCode"], 128);
-    stand.pod("picky", json!({"nodeSelector": {"no": "such"}, "containers": [{"name": "app"}]}));
-    let pod = stand.wait("refused", "picky", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(
+        container(&pod, "app")["lastState"]["terminated"]["exitCode"],
+        128
+    );
+    stand.pod(
+        "picky",
+        json!({"nodeSelector": {"no": "such"}, "containers": [{"name": "app"}]}),
+    );
+    let pod = stand
+        .wait("refused", "picky", |pod| pod["status"]["phase"] == "Failed")
+        .await;
     assert_eq!(pod["status"]["reason"], "NodeAffinity");
-    stand.pod("root", json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "app"}]}));
-    stand.wait("non-root", "root", |pod| reason(pod) == "CreateContainerConfigError").await;
+    stand.pod(
+        "root",
+        json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "app"}]}),
+    );
+    stand
+        .wait("non-root", "root", |pod| {
+            reason(pod) == "CreateContainerConfigError"
+        })
+        .await;
     stand.finish().await;
 }
 
 async fn starting_is_quick() {
     let stand = Stand::new().await;
-    stand.pod("first", json!({"terminationGracePeriodSeconds": 1, "containers": [shell("app", "sleep 1000")]}));
+    stand.pod(
+        "first",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [shell("app", "sleep 1000")]}),
+    );
     stand.running("first").await;
     let mut times = Vec::new();
     for number in 0..15 {
         let name = format!("quick-{number}");
         let began = Instant::now();
-        stand.pod(&name, json!({"terminationGracePeriodSeconds": 1, "containers": [shell("app", "sleep 1000")]}));
+        stand.pod(
+            &name,
+            json!({"terminationGracePeriodSeconds": 1, "containers": [shell("app", "sleep 1000")]}),
+        );
         stand.running(&name).await;
         times.push(began.elapsed().as_millis());
         assert!(!meta::uid(&stand.api.get(kinds::POD, "default", &name).unwrap()).is_empty());
     }
     times.sort_unstable();
-    println!("pod created to ready: median {} ms, worst {} ms of {}", times[times.len() / 2], times[times.len() - 1], times.len());
+    println!(
+        "pod created to ready: median {} ms, worst {} ms of {}",
+        times[times.len() / 2],
+        times[times.len() - 1],
+        times.len()
+    );
     stand.finish().await;
 }

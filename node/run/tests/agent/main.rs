@@ -21,8 +21,14 @@ fn enter_namespaces() {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
     let address = format!("{}/32", stand::NODE_IP);
-    for args in [vec!["link", "set", "lo", "up"], vec!["address", "add", &address, "dev", "lo"]] {
-        let done = std::process::Command::new("ip").args(&args).status().expect("ip");
+    for args in [
+        vec!["link", "set", "lo", "up"],
+        vec!["address", "add", &address, "dev", "lo"],
+    ] {
+        let done = std::process::Command::new("ip")
+            .args(&args)
+            .status()
+            .expect("ip");
         assert!(done.success(), "ip {args:?}");
     }
 }
@@ -43,7 +49,10 @@ fn main() -> ExitCode {
     }
     enter_namespaces();
     let filter = args.iter().skip(1).find(|a| !a.starts_with('-'));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
     let mut failed = Vec::new();
     for (name, case) in cases::cases() {
         if filter.is_some_and(|f| !name.contains(f.as_str())) {

@@ -29,7 +29,9 @@ fn issue(issuer: &CertifiedIssuer<'_, KeyPair>, name: &str, group: &str) -> (Str
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.distinguished_name.push(DnType::OrganizationName, group);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, group);
     params.subject_alt_names = vec![
         SanType::IpAddress(NODE_IP.into()),
         SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
@@ -65,10 +67,19 @@ fn layer() -> Vec<u8> {
         add(name, b'5', 0o755, "", b"");
     }
     add("tmp/", b'5', 0o1777, "", b"");
-    add("etc/passwd", b'0', 0o644, "", b"root:x:0:0:root:/root:/bin/sh\n");
+    add(
+        "etc/passwd",
+        b'0',
+        0o644,
+        "",
+        b"root:x:0:0:root:/root:/bin/sh\n",
+    );
     add("etc/group", b'0', 0o644, "", b"root:x:0:\n");
     add("bin/busybox", b'0', 0o755, "", &busybox);
-    for name in ["sh", "sleep", "cat", "echo", "httpd", "env", "hostname", "test", "true", "false", "nslookup"] {
+    for name in [
+        "sh", "sleep", "cat", "echo", "httpd", "env", "hostname", "test", "true", "false",
+        "nslookup",
+    ] {
         add(&format!("bin/{name}"), b'2', 0o777, "busybox", b"");
     }
     archive.resize(archive.len() + 1024, 0);
@@ -97,7 +108,10 @@ pub fn agent(directory: &Path) {
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime
         .block_on(trireme_node::run(config, CancellationToken::new()))
         .unwrap();
@@ -109,19 +123,25 @@ impl Stand {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test-ca");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "test-ca");
         let issuer = CertifiedIssuer::self_signed(params, key).unwrap();
         let ca_pem = issuer.pem();
         let (node, node_key) = issue(&issuer, &format!("system:node:{NODE}"), "system:nodes");
         let (admin, admin_key) = issue(&issuer, "admin", "system:masters");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap().to_string();
-        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         write("ca.pem", &ca_pem);
         write("node.pem", &node);
         write("node.key", &node_key);
         write("server", &server);
-        write("cgroup", &format!("/trireme-test-agent-{}", std::process::id()));
+        write(
+            "cgroup",
+            &format!("/trireme-test-agent-{}", std::process::id()),
+        );
         let tls = reqwestless::server_config(&node, &node_key);
         let api = Api::new();
         let serving = tokio::spawn(api.clone().serve(listener, tls));
@@ -195,12 +215,17 @@ impl Stand {
 
     pub async fn wait(&self, what: &str, name: &str, done: impl Fn(&Value) -> bool) -> Value {
         self.api
-            .wait(what, kinds::POD, "default", name, |pod| pod.is_some_and(&done))
+            .wait(what, kinds::POD, "default", name, |pod| {
+                pod.is_some_and(&done)
+            })
             .await
     }
 
     pub async fn running(&self, name: &str) -> Value {
-        self.wait("running and ready", name, |pod| condition(pod, "Ready") == "True").await
+        self.wait("running and ready", name, |pod| {
+            condition(pod, "Ready") == "True"
+        })
+        .await
     }
 
     /// Deletes a pod and waits until its object is gone.
@@ -262,9 +287,16 @@ impl Stand {
 impl Drop for Stand {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.directory.path().join("agent.log")).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().filter(|l| !l.contains("h2::") && !l.contains("hyper")).collect();
-            eprintln!("agent log:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            let log = std::fs::read_to_string(self.directory.path().join("agent.log"))
+                .unwrap_or_default();
+            let lines: Vec<&str> = log
+                .lines()
+                .filter(|l| !l.contains("h2::") && !l.contains("hyper"))
+                .collect();
+            eprintln!(
+                "agent log:\n{}",
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
         }
         self.kill();
     }
@@ -322,7 +354,9 @@ pub mod reqwestless {
             let name = ServerName::from(std::net::IpAddr::from(ip));
             let stream = self.0.connect(name, stream).await.unwrap();
             let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                    .await
+                    .unwrap();
             tokio::spawn(connection);
             let request = http::Request::builder()
                 .uri(path)

@@ -1,129 +1,18 @@
-//! Services and their endpoints: rules in the kernel, answers of the DNS server, and the
-//! environment variables that containers get.
+//! What follows from the services: rules, names, variables, ports.
 
-use crate::agent::Agent;
+use super::{Key, Services};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use trireme_client::{Change, Informer, InformerOptions};
-use trireme_model::{kinds, meta};
 use trireme_network::dns::{EndpointRecord, PortRecord, ServiceAddress, ServiceRecord, Snapshot};
-use trireme_network::{Affinity, Cidr, Endpoint, Protocol, ServiceRule, ServiceRules, ServiceRulesConfig};
-
-/// How long changes are gathered before the kernel is told: long enough to take a whole rollout
-/// step in one transaction, short enough not to be noticed.
-const GATHER: Duration = Duration::from_millis(5);
-/// Pause after the kernel refused the rules.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Namespace and name.
-type Key = (String, String);
-
-/// Every service with its endpoint slices, as last seen.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Services {
-    pub services: BTreeMap<Key, Arc<Service>>,
-    /// By service, then by the slice's name.
-    slices: BTreeMap<Key, BTreeMap<String, Arc<EndpointSlice>>>,
-    services_listed: bool,
-    slices_listed: bool,
-}
-
-impl Services {
-    /// Whether both lists were complete at least once.
-    pub fn complete(&self) -> bool {
-        self.services_listed && self.slices_listed
-    }
-
-    /// Whether services were listed: what containers' environments need.
-    pub fn listed(&self) -> bool {
-        self.services_listed
-    }
-
-    fn take_service(&mut self, change: Change) -> bool {
-        match change {
-            Change::Upsert(object) => {
-                let key = key(&object);
-                match serde_json::from_value::<Service>(object) {
-                    Ok(service) => {
-                        self.services.insert(key, Arc::new(service));
-                        true
-                    }
-                    Err(error) => {
-                        tracing::warn!(namespace = key.0, name = key.1, %error, "a service cannot be read");
-                        false
-                    }
-                }
-            }
-            Change::Delete(object) => self.services.remove(&key(&object)).is_some(),
-            Change::Progress { .. } => !std::mem::replace(&mut self.services_listed, true),
-        }
-    }
-
-    fn take_slice(&mut self, change: Change) -> bool {
-        match change {
-            Change::Upsert(object) => {
-                let (namespace, name) = key(&object);
-                let Some(service) = meta::label(&object, "kubernetes.io/service-name") else {
-                    return self.drop_slice(&namespace, &name);
-                };
-                let owner = (namespace.clone(), service.to_owned());
-                match serde_json::from_value::<EndpointSlice>(object) {
-                    Ok(slice) => {
-                        let same = self.slices.get(&owner).is_some_and(|s| s.contains_key(&name));
-                        if !same {
-                            self.drop_slice(&namespace, &name);
-                        }
-                        self.slices.entry(owner).or_default().insert(name, Arc::new(slice));
-                        true
-                    }
-                    Err(error) => {
-                        tracing::warn!(namespace, name, %error, "an endpoint slice cannot be read");
-                        false
-                    }
-                }
-            }
-            Change::Delete(object) => {
-                let (namespace, name) = key(&object);
-                self.drop_slice(&namespace, &name)
-            }
-            Change::Progress { .. } => !std::mem::replace(&mut self.slices_listed, true),
-        }
-    }
-
-    fn drop_slice(&mut self, namespace: &str, name: &str) -> bool {
-        let mut dropped = false;
-        self.slices.retain(|(owner_namespace, _), slices| {
-            if owner_namespace == namespace {
-                dropped |= slices.remove(name).is_some();
-            }
-            !slices.is_empty()
-        });
-        dropped
-    }
-
-    fn slices_of(&self, key: &Key) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices
-            .get(key)
-            .into_iter()
-            .flat_map(|slices| slices.values())
-            .map(Arc::as_ref)
-            .filter(|slice| slice.address_type == "IPv4")
-    }
-}
-
-fn key(object: &serde_json::Value) -> Key {
-    (meta::namespace(object).to_owned(), meta::name(object).to_owned())
-}
+use trireme_network::{Affinity, Endpoint, Protocol, ServiceRule};
 
 fn port_number(value: Option<i32>) -> Option<u16> {
-    value.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+    value
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port > 0)
 }
 
 fn addresses(service: &Service) -> Vec<Ipv4Addr> {
@@ -161,7 +50,12 @@ fn endpoints(services: &Services, key: &Key, port: &ServicePort, node: &str) -> 
     let mut ready = BTreeSet::new();
     let mut ending = BTreeSet::new();
     for slice in services.slices_of(key) {
-        let Some(target) = slice.ports.iter().flatten().find(matches).and_then(|p| port_number(p.port))
+        let Some(target) = slice
+            .ports
+            .iter()
+            .flatten()
+            .find(matches)
+            .and_then(|p| port_number(p.port))
         else {
             continue;
         };
@@ -169,11 +63,19 @@ fn endpoints(services: &Services, key: &Key, port: &ServicePort, node: &str) -> 
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let local = endpoint.node_name.as_deref() == Some(node);
             for address in endpoint.addresses.iter() {
-                let Ok(address) = address.parse::<Ipv4Addr>() else { continue };
-                let found = Endpoint { address, port: target, local };
+                let Ok(address) = address.parse::<Ipv4Addr>() else {
+                    continue;
+                };
+                let found = Endpoint {
+                    address,
+                    port: target,
+                    local,
+                };
                 if conditions.ready.unwrap_or(true) {
                     ready.insert(found);
-                } else if conditions.serving.unwrap_or(false) && conditions.terminating.unwrap_or(false) {
+                } else if conditions.serving.unwrap_or(false)
+                    && conditions.terminating.unwrap_or(false)
+                {
                     ending.insert(found);
                 }
             }
@@ -209,7 +111,8 @@ pub(crate) fn rules(services: &Services, node: &str) -> Vec<ServiceRule> {
         let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
         for port in spec.ports.iter().flatten() {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let (Some(protocol), Some(number)) = (Protocol::parse(protocol), port_number(Some(port.port)))
+            let (Some(protocol), Some(number)) =
+                (Protocol::parse(protocol), port_number(Some(port.port)))
             else {
                 continue;
             };
@@ -285,11 +188,19 @@ fn headless(services: &Services, key: &Key, everything: bool) -> Vec<EndpointRec
             })
             .collect();
         for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+            let ready = endpoint
+                .conditions
+                .as_ref()
+                .and_then(|c| c.ready)
+                .unwrap_or(true);
             if !ready && !everything {
                 continue;
             }
-            for address in endpoint.addresses.iter().filter_map(|text| text.parse().ok()) {
+            for address in endpoint
+                .addresses
+                .iter()
+                .filter_map(|text| text.parse().ok())
+            {
                 found.push(EndpointRecord {
                     address,
                     hostname: endpoint.hostname.clone().filter(|name| !name.is_empty()),
@@ -302,7 +213,11 @@ fn headless(services: &Services, key: &Key, everything: bool) -> Vec<EndpointRec
 }
 
 /// `{SVCNAME}_SERVICE_HOST` and its companions: the services of a namespace, and the API's own.
-pub(crate) fn environment(services: &Services, namespace: &str, links: bool) -> BTreeMap<String, String> {
+pub(crate) fn environment(
+    services: &Services,
+    namespace: &str,
+    links: bool,
+) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let api = ("default".to_owned(), "kubernetes".to_owned());
     for (key, service) in &services.services {
@@ -312,9 +227,14 @@ pub(crate) fn environment(services: &Services, namespace: &str, links: bool) -> 
         if is_headless(service) {
             continue;
         }
-        let Some(address) = addresses(service).first().copied() else { continue };
-        let ports: Vec<&ServicePort> =
-            service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).collect();
+        let Some(address) = addresses(service).first().copied() else {
+            continue;
+        };
+        let ports: Vec<&ServicePort> = service
+            .spec
+            .iter()
+            .flat_map(|spec| spec.ports.iter().flatten())
+            .collect();
         let Some(first) = ports.first() else { continue };
         let name = key.1.to_uppercase().replace('-', "_");
         found.insert(format!("{name}_SERVICE_HOST"), address.to_string());
@@ -322,7 +242,10 @@ pub(crate) fn environment(services: &Services, namespace: &str, links: bool) -> 
         for port in &ports {
             if let Some(label) = port.name.as_deref().filter(|label| !label.is_empty()) {
                 let label = label.to_uppercase().replace('-', "_");
-                found.insert(format!("{name}_SERVICE_PORT_{label}"), port.port.to_string());
+                found.insert(
+                    format!("{name}_SERVICE_PORT_{label}"),
+                    port.port.to_string(),
+                );
             }
         }
         for (index, port) in ports.iter().enumerate() {
@@ -346,7 +269,12 @@ pub(crate) fn target_port(
     port: &IntOrString,
     container: &k8s_openapi::api::core::v1::Container,
 ) -> Result<u16, String> {
-    let refuse = |text: &str| format!("couldn't find port: {text:?} in container {}", container.name);
+    let refuse = |text: &str| {
+        format!(
+            "couldn't find port: {text:?} in container {}",
+            container.name
+        )
+    };
     match port {
         IntOrString::Int(number) => {
             port_number(Some(*number)).ok_or_else(|| format!("invalid port number: {number}"))
@@ -364,130 +292,11 @@ pub(crate) fn target_port(
     }
 }
 
-/// The two ends that other tasks read.
-pub(crate) struct Published {
-    pub view: watch::Sender<Arc<Services>>,
-    pub names: watch::Sender<Arc<Snapshot>>,
-}
-
-/// Follows services and endpoint slices and keeps kernel, DNS and view up to date.
-pub(crate) async fn follow(agent: Arc<Agent>, published: Published, shutdown: CancellationToken) {
-    let options = InformerOptions::default;
-    let (_services, mut services) = Informer::start(agent.client.clone(), kinds::SERVICE, options());
-    let (_slices, mut slices) = Informer::start(agent.client.clone(), kinds::ENDPOINT_SLICE, options());
-    let (kernel_sender, kernel) = watch::channel(Arc::new(Services::default()));
-    let mut kernel_task = tokio::spawn(keep_rules(agent.clone(), kernel, shutdown.clone()));
-    let mut now = Services::default();
-    loop {
-        let mut changed = tokio::select! {
-            change = services.recv() => match change {
-                Some(change) => now.take_service(change),
-                None => break,
-            },
-            change = slices.recv() => match change {
-                Some(change) => now.take_slice(change),
-                None => break,
-            },
-            () = shutdown.cancelled() => break,
-        };
-        if !changed {
-            continue;
-        }
-        let deadline = tokio::time::sleep(GATHER);
-        tokio::pin!(deadline);
-        loop {
-            tokio::select! {
-                () = &mut deadline => break,
-                Some(change) = services.recv() => changed |= now.take_service(change),
-                Some(change) = slices.recv() => changed |= now.take_slice(change),
-            }
-        }
-        let view = Arc::new(now.clone());
-        // Half a list would take away rules that still serve.
-        if view.complete() {
-            published.names.send_replace(Arc::new(snapshot(&view, &agent.config.cluster_domain)));
-            kernel_sender.send_replace(view.clone());
-        }
-        published.view.send_replace(view);
-    }
-    drop(kernel_sender);
-    if let Err(error) = (&mut kernel_task).await {
-        tracing::error!(%error, "the task that keeps service rules failed");
-    }
-}
-
-/// Writes the newest rules to the kernel, one transaction after the other.
-async fn keep_rules(
-    agent: Arc<Agent>,
-    mut newest: watch::Receiver<Arc<Services>>,
-    shutdown: CancellationToken,
-) {
-    let Some(config) = rules_config(&agent, &shutdown).await else { return };
-    let (sender, mut receiver) = mpsc::channel::<()>(1);
-    let mut rules_state = Some(ServiceRules::new(config));
-    loop {
-        let view = newest.borrow_and_update().clone();
-        if view.complete() {
-            let wanted = rules(&view, &agent.config.name);
-            let Some(mut state) = rules_state.take() else { return };
-            let synced = tokio::task::spawn_blocking(move || {
-                let result = state.sync(&wanted);
-                (state, result)
-            })
-            .await;
-            match synced {
-                Ok((state, result)) => {
-                    rules_state = Some(state);
-                    match result {
-                        Ok(report) => {
-                            agent.set_network_problem("rules", None);
-                            for conflict in &report.conflicts {
-                                tracing::warn!(conflict, "a service rule is left out");
-                            }
-                        }
-                        Err(error) => {
-                            tracing::error!(%error, "service rules could not be written");
-                            agent.set_network_problem("rules", Some(error.to_string()));
-                            let again = sender.clone();
-                            tokio::spawn(async move {
-                                tokio::time::sleep(RETRY).await;
-                                let _ = again.try_send(());
-                            });
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "writing service rules failed");
-                    return;
-                }
-            }
-        }
-        tokio::select! {
-            changed = newest.changed() => if changed.is_err() { return },
-            _ = receiver.recv() => {}
-            () = shutdown.cancelled() => return,
-        }
-    }
-}
-
-async fn rules_config(agent: &Agent, shutdown: &CancellationToken) -> Option<ServiceRulesConfig> {
-    let pod_cidr = tokio::select! {
-        cidr = agent.pod_cidr() => cidr,
-        () = shutdown.cancelled() => return None,
-    };
-    let parse = |text: &str| text.parse::<Cidr>().ok();
-    Some(ServiceRulesConfig {
-        node_ip: agent.node_ip()?,
-        pod_cidr,
-        cluster_cidr: parse(&agent.config.cluster_cidr)?,
-        service_cidr: parse(&agent.config.service_cidr)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+    use trireme_client::Change;
 
     fn cluster() -> Services {
         let mut services = Services::default();
@@ -518,7 +327,11 @@ mod tests {
         let made = rules(&services, "n1");
         assert_eq!(made.len(), 2);
         assert_eq!(made[0].node_port, Some(30080));
-        let only = Endpoint { address: "10.42.0.5".parse().unwrap(), port: 8080, local: true };
+        let only = Endpoint {
+            address: "10.42.0.5".parse().unwrap(),
+            port: 8080,
+            local: true,
+        };
         assert_eq!(made[0].endpoints, [only]);
         assert_eq!(made[1].endpoints, []);
         // With no ready endpoint, those that end still serve.
@@ -532,7 +345,9 @@ mod tests {
             ]
         })));
         assert_eq!(rules(&services, "n1")[0].endpoints.len(), 1);
-        services.take_slice(Change::Delete(json!({"metadata": {"namespace": "default", "name": "my-web-1"}})));
+        services.take_slice(Change::Delete(
+            json!({"metadata": {"namespace": "default", "name": "my-web-1"}}),
+        ));
         assert_eq!(rules(&services, "n1")[0].endpoints, []);
     }
 
@@ -540,21 +355,24 @@ mod tests {
     fn services_become_variables() {
         let variables = environment(&cluster(), "default", true);
         let lines: Vec<String> = variables.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        assert_eq!(lines, [
-            "MY_WEB_PORT=tcp://10.43.0.7:80",
-            "MY_WEB_PORT_53_UDP=udp://10.43.0.7:53",
-            "MY_WEB_PORT_53_UDP_ADDR=10.43.0.7",
-            "MY_WEB_PORT_53_UDP_PORT=53",
-            "MY_WEB_PORT_53_UDP_PROTO=udp",
-            "MY_WEB_PORT_80_TCP=tcp://10.43.0.7:80",
-            "MY_WEB_PORT_80_TCP_ADDR=10.43.0.7",
-            "MY_WEB_PORT_80_TCP_PORT=80",
-            "MY_WEB_PORT_80_TCP_PROTO=tcp",
-            "MY_WEB_SERVICE_HOST=10.43.0.7",
-            "MY_WEB_SERVICE_PORT=80",
-            "MY_WEB_SERVICE_PORT_DNS=53",
-            "MY_WEB_SERVICE_PORT_HTTP=80",
-        ]);
+        assert_eq!(
+            lines,
+            [
+                "MY_WEB_PORT=tcp://10.43.0.7:80",
+                "MY_WEB_PORT_53_UDP=udp://10.43.0.7:53",
+                "MY_WEB_PORT_53_UDP_ADDR=10.43.0.7",
+                "MY_WEB_PORT_53_UDP_PORT=53",
+                "MY_WEB_PORT_53_UDP_PROTO=udp",
+                "MY_WEB_PORT_80_TCP=tcp://10.43.0.7:80",
+                "MY_WEB_PORT_80_TCP_ADDR=10.43.0.7",
+                "MY_WEB_PORT_80_TCP_PORT=80",
+                "MY_WEB_PORT_80_TCP_PROTO=tcp",
+                "MY_WEB_SERVICE_HOST=10.43.0.7",
+                "MY_WEB_SERVICE_PORT=80",
+                "MY_WEB_SERVICE_PORT_DNS=53",
+                "MY_WEB_SERVICE_PORT_HTTP=80",
+            ]
+        );
         assert!(environment(&cluster(), "other", true).is_empty());
         assert!(environment(&cluster(), "default", false).is_empty());
     }
@@ -566,7 +384,10 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(target_port(&IntOrString::Int(80), &container), Ok(80));
-        assert_eq!(target_port(&IntOrString::String("http".into()), &container), Ok(8080));
+        assert_eq!(
+            target_port(&IntOrString::String("http".into()), &container),
+            Ok(8080)
+        );
         assert!(target_port(&IntOrString::String("web".into()), &container).is_err());
     }
 }
