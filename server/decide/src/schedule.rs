@@ -72,15 +72,10 @@ fn priority(pod: &Pod) -> i32 {
 pub fn plan(view: &View, seed: u64) -> Plan {
     let mut plan = Plan::default();
     let mut queue: Vec<&Arc<Pod>> = Vec::new();
-    for pod in view
-        .index
-        .pending_pods
-        .iter()
-        .filter_map(|key| view.pod(key))
-    {
-        if !is_mine(pod) {
+    for key in &view.index.pending_pods {
+        let Some(pod) = view.pod(key).filter(|pod| is_mine(pod)) else {
             continue;
-        }
+        };
         if is_gated(pod) {
             let message = "Scheduling is blocked due to non-empty scheduling gates";
             wait(
@@ -91,6 +86,8 @@ pub fn plan(view: &View, seed: u64) -> Plan {
                 false,
                 &mut plan,
             );
+        } else if let Some(until) = view.backs_off_until(key) {
+            plan.requeue(until.duration_since(view.now()));
         } else {
             queue.push(pod);
         }

@@ -10,7 +10,7 @@ mod usage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service};
@@ -58,6 +58,10 @@ pub enum ViewError {
     Nameless { kind: &'static str },
 }
 
+/// Back-off of a pod whose binding was refused, doubling: kube-scheduler's numbers.
+const BINDING_BACK_OFF_FIRST: SignedDuration = SignedDuration::from_secs(1);
+const BINDING_BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(10);
+
 type Typed<T> = BTreeMap<ObjectKey, Arc<T>>;
 
 /// See the module's page.
@@ -82,6 +86,8 @@ pub struct View {
     pub(crate) silence: Silence,
     /// Pods bound by a plan of ours whose binding the watch has not shown yet: uid and node.
     assumed: BTreeMap<ObjectKey, (String, String)>,
+    /// Pods whose binding was refused: how often in a row, and until when they wait.
+    refused_bindings: BTreeMap<ObjectKey, (u32, Timestamp)>,
     /// The last refusal of a controller's write by the API, until one of its writes succeeds.
     failures: BTreeMap<(&'static str, ObjectKey), String>,
 }
@@ -129,6 +135,7 @@ impl View {
                 }
                 if kind == kinds::POD {
                     self.assumed.remove(&key);
+                    self.refused_bindings.remove(&key);
                 }
                 Ok(Transition {
                     key,
@@ -169,11 +176,21 @@ impl View {
         self.upsert(Object::Pod(known));
     }
 
-    /// Takes an assumption back: the binding was refused. The pod is pending again.
+    /// Takes an assumption back: the binding was refused. The pod is pending again, but the scheduler
+    /// leaves it alone for a while, so that one pod that can not be bound does not keep it busy.
     pub fn forget(&mut self, pod: &ObjectKey) {
         if self.assumed.remove(pod).is_none() {
             return;
         }
+        let (count, _) = self
+            .refused_bindings
+            .get(pod)
+            .copied()
+            .unwrap_or((0, self.now));
+        let doubled = BINDING_BACK_OFF_FIRST * 2i32.saturating_pow(count.min(8));
+        let until = self.now + doubled.min(BINDING_BACK_OFF_MAX);
+        self.refused_bindings
+            .insert(pod.clone(), (count.saturating_add(1), until));
         if let Some(known) = self.pods.get(pod).cloned() {
             let mut known = Arc::unwrap_or_clone(known);
             if let Some(spec) = known.spec.as_mut() {
@@ -197,6 +214,12 @@ impl View {
         };
     }
 
+    /// Until when a pod whose binding was refused is left alone.
+    pub(crate) fn backs_off_until(&self, pod: &ObjectKey) -> Option<Timestamp> {
+        let (_, until) = self.refused_bindings.get(pod)?;
+        (*until > self.now).then_some(*until)
+    }
+
     pub(crate) fn failure(&self, controller: &'static str, key: &ObjectKey) -> Option<&str> {
         self.failures
             .get(&(controller, key.clone()))
@@ -215,6 +238,7 @@ impl View {
             .is_some_and(|spec| spec.node_name.as_deref().is_some_and(|n| !n.is_empty()));
         if bound || pod.metadata.uid.as_deref() != Some(uid) {
             self.assumed.remove(&key);
+            self.refused_bindings.remove(&key);
             return pod;
         }
         let mut pod = Arc::unwrap_or_clone(pod);

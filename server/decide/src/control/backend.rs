@@ -204,10 +204,11 @@ pub(super) fn services_touched(
         {
             return Vec::new();
         }
-    } else if kind == kinds::NODE && zone_label(before) != zone_label(after) {
-        if let Some(node) = before.or(after) {
-            pods = view.pods_on(&node.key().name).collect();
-        }
+    } else if kind == kinds::NODE
+        && zone_label(before) != zone_label(after)
+        && let Some(node) = before.or(after)
+    {
+        pods = view.pods_on(&node.key().name).collect();
     }
     let mut namespaces: BTreeMap<&str, Vec<&Arc<Pod>>> = BTreeMap::new();
     for pod in pods {

@@ -32,14 +32,17 @@ pub(super) struct Cluster<'a> {
     pub view: &'a View,
     pub seed: u64,
     pub nodes: Vec<NodeState<'a>>,
-    /// Position of each node by name.
-    pub position: BTreeMap<&'a str, usize>,
     pub demands: &'a BTreeMap<crate::ObjectKey, PodDemand>,
     /// Where the next pod starts to look, so that sampling reaches every node in turn.
     pub next_start: usize,
     domains: BTreeMap<String, Arc<Domains>>,
     pub tallies: Tallies<'a>,
     pub stances: Stances<'a>,
+}
+
+/// The position of a node, by its name: nodes are in order of their names.
+pub(super) fn position(nodes: &[NodeState<'_>], name: &str) -> Option<usize> {
+    nodes.binary_search_by(|state| state.name.cmp(name)).ok()
 }
 
 fn is_hard(taint: &Taint) -> bool {
@@ -49,15 +52,13 @@ fn is_hard(taint: &Taint) -> bool {
 impl<'a> Cluster<'a> {
     pub fn new(view: &'a View, seed: u64) -> Cluster<'a> {
         let mut nodes = Vec::with_capacity(view.nodes.len());
-        let mut position = BTreeMap::new();
         let mut usages = view.usage.nodes.iter().peekable();
-        for (key, node) in &view.nodes {
+        for ((key, node), (name, allocatable)) in view.nodes.iter().zip(&view.usage.allocatable) {
+            // Kept by the same changes, so the same nodes in the same order.
+            debug_assert_eq!(key.name, *name);
             if node.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            let Some(allocatable) = view.usage.allocatable.get(&key.name) else {
-                continue;
-            };
             // Both maps are in order of names: one pass over each.
             while usages.peek().is_some_and(|(name, _)| **name < key.name) {
                 usages.next();
@@ -68,7 +69,6 @@ impl<'a> Cluster<'a> {
                     .iter()
                     .flat_map(|spec| spec.taints.iter().flatten())
             };
-            position.insert(key.name.as_str(), nodes.len());
             nodes.push(NodeState {
                 name: &key.name,
                 node,
@@ -88,7 +88,6 @@ impl<'a> Cluster<'a> {
             view,
             seed,
             nodes,
-            position,
             demands: &view.usage.demands,
             next_start,
             domains: BTreeMap::new(),

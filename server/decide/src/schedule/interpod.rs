@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
 
-use super::cluster::{Cluster, Domains};
+use super::cluster::{Cluster, Domains, NodeState, position};
 use super::filter::Refusal;
 use super::spread::nothing;
 use super::tally::Scope;
@@ -105,7 +105,7 @@ fn common(scopes: &[Scope]) -> Option<Scope> {
 
 fn count(cluster: &mut Cluster<'_>, key: &str, scope: Scope) -> (Term, u32) {
     let domains = cluster.domains(key);
-    let tally = cluster.tallies.find(cluster.view, &cluster.position, scope);
+    let tally = cluster.tallies.find(cluster.view, &cluster.nodes, scope);
     let tally = cluster.tallies.get(tally);
     let mut counts = vec![0i64; domains.count];
     for (node, count) in &tally.on_node {
@@ -131,9 +131,7 @@ fn weigh(cluster: &mut Cluster<'_>, key: &str, nodes: &BTreeMap<usize, i64>) -> 
 impl Company {
     pub fn of(cluster: &mut Cluster<'_>, pod: &Arc<Pod>, spec: &PodSpec) -> Company {
         let mut company = Company::default();
-        let stance = cluster
-            .stances
-            .towards(cluster.view, &cluster.position, pod);
+        let stance = cluster.stances.towards(cluster.view, &cluster.nodes, pod);
         for (key, nodes) in &stance.refuses {
             company.avoided_by.push(weigh(cluster, key, nodes));
         }
@@ -322,7 +320,7 @@ pub(super) struct Stances<'a> {
 }
 
 impl<'a> Stances<'a> {
-    fn towards(&mut self, view: &View, position: &BTreeMap<&str, usize>, pod: &Pod) -> Arc<Stance> {
+    fn towards(&mut self, view: &View, nodes: &[NodeState<'_>], pod: &Pod) -> Arc<Stance> {
         let opinionated = &view.index.opinionated_pods;
         if opinionated.is_empty() && self.placed.is_empty() {
             return Arc::default();
@@ -333,8 +331,8 @@ impl<'a> Stances<'a> {
         }
         let mut stance = Stance::default();
         for placed in opinionated.iter().filter_map(|key| view.pod(key)) {
-            if let Some(node) = node_of(placed).and_then(|node| position.get(node)) {
-                stance.note(view, placed, *node, pod);
+            if let Some(node) = node_of(placed).and_then(|node| position(nodes, node)) {
+                stance.note(view, placed, node, pod);
             }
         }
         for (placed, node) in &self.placed {

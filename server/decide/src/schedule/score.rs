@@ -128,6 +128,9 @@ fn least_allocated(profile: &Profile<'_>, state: &NodeState<'_>) -> i64 {
 
 /// `part / whole` in units of `unit`, without overflow.
 fn share(part: i64, whole: i64, unit: i64) -> i64 {
+    if let Some(scaled) = part.checked_mul(unit) {
+        return scaled / whole;
+    }
     let share = i128::from(part) * i128::from(unit) / i128::from(whole);
     i64::try_from(share).unwrap_or(unit)
 }

@@ -124,7 +124,7 @@ pub(super) fn hard(cluster: &mut Cluster<'_>, pod: &Pod, spec: &PodSpec) -> Vec<
     for (constraint, domains) in wanted.iter().zip(&all) {
         let scope = scope(pod, constraint);
         let own = u32::from(scope.picks(pod));
-        let tally = cluster.tallies.find(cluster.view, &cluster.position, scope);
+        let tally = cluster.tallies.find(cluster.view, &cluster.nodes, scope);
         let tally = cluster.tallies.get(tally);
         let mut counts = vec![0u32; domains.count];
         let mut counted = vec![false; domains.count];
@@ -190,7 +190,7 @@ pub(super) fn soft(
         let soft = constraints(spec, "ScheduleAnyway")
             .map(|constraint| {
                 let scope = scope(pod, constraint);
-                let tally = cluster.tallies.find(cluster.view, &cluster.position, scope);
+                let tally = cluster.tallies.find(cluster.view, &cluster.nodes, scope);
                 let key = &constraint.topology_key;
                 let domains = (!is_per_host(key)).then(|| cluster.domains(key));
                 SoftSpread {
@@ -210,7 +210,7 @@ pub(super) fn soft(
         namespaces: vec![pod.metadata.namespace.clone().unwrap_or_default()],
         selector,
     };
-    let tally = cluster.tallies.find(cluster.view, &cluster.position, scope);
+    let tally = cluster.tallies.find(cluster.view, &cluster.nodes, scope);
     let soft = DEFAULT_CONSTRAINTS
         .iter()
         .map(|(key, max_skew)| SoftSpread {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::cluster::{NodeState, position};
 use crate::labels::{Labels, selects};
 use crate::pod::{is_finished, is_terminating, node_of};
 use crate::view::View;
@@ -59,7 +60,7 @@ impl<'a> Tallies<'a> {
 
     /// The tally of a scope, counted now if this plan has not needed it yet. Pods that are going
     /// away no longer count.
-    pub fn find(&mut self, view: &View, position: &BTreeMap<&str, usize>, scope: Scope) -> TallyId {
+    pub fn find(&mut self, view: &View, nodes: &[NodeState<'_>], scope: Scope) -> TallyId {
         let label = first_label(&scope);
         let candidates = match &label {
             Some(label) => self.by_label.get(label),
@@ -84,8 +85,8 @@ impl<'a> Tallies<'a> {
                 if is_terminating(pod) || is_finished(pod) || !tally.scope.picks(pod) {
                     continue;
                 }
-                if let Some(node) = node_of(pod).and_then(|node| position.get(node)) {
-                    *tally.on_node.entry(*node).or_default() += 1;
+                if let Some(node) = node_of(pod).and_then(|node| position(nodes, node)) {
+                    *tally.on_node.entry(node).or_default() += 1;
                     tally.total += 1;
                 }
             }

@@ -1,6 +1,6 @@
 //! The scheduler: its words, its choices, and that it never overcommits.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use trireme_decide::{Action, Change, ObjectKey, Plan, View, schedule};
@@ -410,7 +410,7 @@ fn an_explanation_gives_every_node_its_reason_or_score() {
     };
     // (2 - 1) / 2 of the cpu and (4 - 1) / 4 of the memory are left on a.
     assert_eq!(score(0, "NodeResourcesFit"), (50 + 75) / 2);
-    assert_eq!(score(1, "NodeResourcesFit"), (0 + 50) / 2);
+    assert_eq!(score(1, "NodeResourcesFit"), 25, "(0 + 50) / 2");
     assert_eq!(explanation.nodes[2].refused_by, Some("TaintToleration"));
     assert_eq!(
         explanation.nodes[2].reasons,
@@ -436,8 +436,29 @@ fn assumed_pods_take_room_until_the_watch_or_a_refusal_says_otherwise() {
         .update(kinds::POD, Change::Upsert(pod("first", asks("2", "1Gi"))))
         .unwrap();
     assert!(refusal(&cluster).contains("1 Insufficient cpu"));
+    // After a refusal the room is free again; the pod itself waits a little longer each time.
     cluster.forget(&key);
+    assert_eq!(
+        chosen(&schedule::plan(&cluster, 1)),
+        [("second".to_owned(), "a".to_owned())]
+    );
+    cluster
+        .update(
+            kinds::POD,
+            Change::Delete(ObjectKey::new("default", "second")),
+        )
+        .unwrap();
+    let plan = schedule::plan(&cluster, 1);
+    assert!(plan.is_empty());
+    assert_eq!(plan.requeue_after, Some(SignedDuration::from_secs(1)));
+    cluster.set_now(cluster.now() + SignedDuration::from_secs(1));
     assert_eq!(chosen(&schedule::plan(&cluster, 1)).len(), 1);
+    cluster.assume(&key, "first", "a");
+    cluster.forget(&key);
+    assert_eq!(
+        schedule::plan(&cluster, 1).requeue_after,
+        Some(SignedDuration::from_secs(2))
+    );
 }
 
 proptest! {

@@ -35,6 +35,7 @@ pub struct World {
     waiting: BTreeMap<(usize, ObjectKey), u64>,
     timers: BTreeMap<(usize, ObjectKey), Timestamp>,
     schedule_due: bool,
+    schedule_at: Option<Timestamp>,
     pub events: Vec<(String, String)>,
     pub writes: u64,
     pub refused: u64,
@@ -84,6 +85,7 @@ impl World {
             waiting: BTreeMap::new(),
             timers: BTreeMap::new(),
             schedule_due: false,
+            schedule_at: None,
             events: Vec::new(),
             writes: 0,
             refused: 0,
@@ -458,7 +460,11 @@ impl World {
                 }
             }
         }
-        self.schedule_due |= plan.requeue_after.is_some();
+        self.schedule_at = plan.requeue_after.map(|after| self.now + after);
+        // A plan that had to stop goes on at once.
+        self.schedule_due |= plan
+            .requeue_after
+            .is_some_and(|after| after.as_millis() <= 1);
     }
 
     /// A new leader: everything is listed again, nothing is remembered.
@@ -592,6 +598,7 @@ impl World {
             self.timers.remove(&key);
             self.queue.insert(key);
         }
+        self.schedule_due |= self.schedule_at.take_if(|at| *at <= now).is_some();
         let ready: Vec<(usize, ObjectKey)> = self
             .queue
             .iter()
