@@ -47,6 +47,8 @@ pub enum StopReason {
     PostStart,
     /// It runs in namespaces that are gone.
     SandboxLost,
+    /// The pod names another image than the one it runs.
+    ImageChanged,
 }
 
 /// Normal or Warning.
@@ -111,6 +113,8 @@ pub enum Action {
         container: String,
         /// Which instance, from 0. Instances below `attempt - 1` may be removed.
         attempt: u32,
+        /// The image as the pod names it.
+        image: String,
         /// Identifier of the image, as `EnsureImage` answered.
         image_id: String,
     },

@@ -38,9 +38,14 @@ impl PodRuntime {
                 record.image = ImageState::Pulling { failures };
             }
             Action::Start {
-                container, attempt, ..
+                container,
+                attempt,
+                image,
+                ..
             } => {
                 let record = self.record(container);
+                record.replace = false;
+                record.started_image = Some(image.clone());
                 if let Some(exit) = &record.last_exit {
                     record.back_off =
                         Some(BackOff::next(record.back_off.as_ref(), exit.finished_at));
@@ -87,7 +92,9 @@ impl PodRuntime {
                 grace_s,
                 ..
             } => {
-                if let Instance::Running { stopping, .. } = &mut self.record(container).instance {
+                let record = self.record(container);
+                record.replace |= *reason == StopReason::ImageChanged;
+                if let Instance::Running { stopping, .. } = &mut record.instance {
                     match stopping {
                         None => {
                             *stopping = Some(Stopping {

@@ -17,6 +17,7 @@ pub(crate) fn init_done(record: &ContainerRuntime, runtime: &PodRuntime) -> bool
 /// Whether the container has ended and will not be started again.
 fn over(pod: &Pod, found: &SpecContainer, record: &ContainerRuntime) -> bool {
     !record.alive()
+        && !record.replace
         && record
             .last_exit
             .as_ref()

@@ -150,7 +150,7 @@ fn start_if_due(
     if record.alive() {
         return;
     }
-    if let Some(exit) = &record.last_exit {
+    if let Some(exit) = record.last_exit.as_ref().filter(|_| !record.replace) {
         let again = match found.class {
             // An init container of an earlier sandbox runs again whatever it said.
             ContainerClass::Init if exit.sandbox != runtime.sandbox_attempt => true,
@@ -194,6 +194,7 @@ fn start_if_due(
         ImageState::Ready { id, .. } if ready => draft.push(Action::Start {
             container: container.name.clone(),
             attempt: record.attempts,
+            image: container.image.clone().unwrap_or_default(),
             image_id: id.clone(),
         }),
         ImageState::Ready { .. } | ImageState::Pulling { .. } => {}
@@ -271,6 +272,25 @@ fn tend(
             container: container.name.clone(),
             attempt: *attempt,
             reason: StopReason::SandboxLost,
+            grace_s: spec::grace_s(pod),
+        });
+        return;
+    }
+    let changed = |started: &String| container.image.as_ref() != Some(started);
+    if record.started_image.as_ref().is_some_and(changed) {
+        let message = format!(
+            "Container {} definition changed, will be restarted",
+            container.name
+        );
+        draft.event(EventRecord::normal(
+            "Killing",
+            message,
+            Some(&container.name),
+        ));
+        draft.push(Action::Stop {
+            container: container.name.clone(),
+            attempt: *attempt,
+            reason: StopReason::ImageChanged,
             grace_s: spec::grace_s(pod),
         });
         return;

@@ -191,8 +191,9 @@ pub enum Instance {
     },
 }
 
-/// What is known of one container.
+/// What is known of one container. What a record of an older agent lacks is as if it never happened.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerRuntime {
     /// Instances begun so far; the restart count is one less.
     pub attempts: u32,
@@ -200,6 +201,10 @@ pub struct ContainerRuntime {
     pub image: ImageState,
     /// Name and identifier of the image that the latest instance was made from.
     pub running_image: Option<(String, String)>,
+    /// The image, as the pod named it, of the latest instance.
+    pub started_image: Option<String>,
+    /// It is to be started again at once and whatever the restart policy: its image changed.
+    pub replace: bool,
     /// The live instance.
     pub instance: Instance,
     /// Why the latest start did not give a running container.
@@ -260,8 +265,10 @@ pub enum DeletionState {
     Failed(Timestamp),
 }
 
-/// Everything known of one pod on this node.
+/// Everything known of one pod on this node. What a record of an older agent lacks is as if it
+/// never happened.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PodRuntime {
     /// The node's address, for `hostIP`.
     pub host_ip: String,

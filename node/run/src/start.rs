@@ -147,6 +147,7 @@ async fn try_start(
     let Ok(_permit) = agent.starts.acquire().await else {
         return Err(create("the agent is ending".to_owned()));
     };
+    let began = std::time::Instant::now();
     let mut started = agent.runtime.create_and_start(&order).await;
     if let Err(ContainerError::Exists { .. }) = started {
         // Half of an earlier try.
@@ -157,6 +158,11 @@ async fn try_start(
             .map_err(|error| create(error.to_string()))?;
         started = agent.runtime.create_and_start(&order).await;
     }
+    tracing::debug!(
+        id,
+        took_ms = began.elapsed().as_millis(),
+        "a container's start ended"
+    );
     match started {
         Ok(started) => Ok(started.started_at),
         Err(ContainerError::Start { message }) => Err(StartFailure::Run {

@@ -4,8 +4,7 @@ mod properties;
 mod world;
 
 use crate::{
-    Action, HookKind, ImageOutcome, Outcome, ProbeKind, ProbeOutcome, Report, StartFailure, admit,
-    qos,
+    HookKind, ImageOutcome, Outcome, ProbeKind, ProbeOutcome, Report, StartFailure, admit, qos,
 };
 use serde_json::json;
 use world::{World, pod};
@@ -552,6 +551,29 @@ fn transition_times_move_only_with_the_condition() {
 }
 
 #[test]
+fn a_changed_image_replaces_the_container_whatever_the_policy() {
+    let mut world = World::running(pod(json!({
+        "restartPolicy": "Never",
+        "containers": [{"name": "app", "image": "x:1", "imagePullPolicy": "IfNotPresent"}]
+    })));
+    world.pod.spec.as_mut().unwrap().containers[0].image = Some("x:2".to_owned());
+    assert_eq!(
+        world.begun(),
+        ["Stop app 30 ImageChanged", "Signal app SIGTERM 30"]
+    );
+    world.exited("app", 0, 143);
+    assert_eq!(world.begun(), ["EnsureImage app x:2 IfNotPresent"]);
+    assert_eq!(world.phase(), "Running");
+    world.image_ready("app");
+    assert_eq!(world.begun(), ["Start app 1"]);
+    world.started("app", 1);
+    assert_eq!(world.begun(), Vec::<String>::new());
+    world.exited("app", 1, 0);
+    world.step();
+    assert_eq!(world.phase(), "Succeeded");
+}
+
+#[test]
 fn a_deadline_ends_the_pod() {
     let mut world = World::running(pod(json!({
         "activeDeadlineSeconds": 60, "terminationGracePeriodSeconds": 3,
@@ -720,5 +742,4 @@ fn oom_is_named() {
     assert_eq!(ended.message.as_deref(), Some("last words"));
     assert_eq!(ended.exit_code, 137);
     assert!(!world.begun().iter().any(|a| a.starts_with("Start")));
-    let _ = Action::Forget;
 }
