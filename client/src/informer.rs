@@ -106,6 +106,12 @@ impl Informer {
         self.position.borrow().resource_version.clone()
     }
 
+    /// Waits until the task has ended by itself, as it does when the channel's receiver is dropped.
+    pub async fn finished(mut self) {
+        // It cannot panic on input, and only `stop` and `drop` cancel it.
+        let _ = (&mut self.task).await;
+    }
+
     /// Ends the task and waits for that.
     pub async fn stop(mut self) {
         self.task.abort();
