@@ -73,6 +73,9 @@ pub(crate) struct RouteDetail {
     pub source: Option<Ipv4Addr>,
     /// The gateway is reachable although no subnet of the interface says so.
     pub onlink: bool,
+    /// Not one of the routes that [`Netlink::own_routes`] lists: an
+    /// administrator's, as it were.
+    pub foreign: bool,
 }
 
 struct Answer {
@@ -428,6 +431,9 @@ impl Netlink {
             message
                 .attributes
                 .push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+        }
+        if detail.foreign {
+            message.header.protocol = RouteProtocol::Static;
         }
         if detail.onlink {
             message.header.flags |= RouteFlags::Onlink;

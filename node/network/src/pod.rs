@@ -156,7 +156,7 @@ impl PodNetwork {
                     &route,
                     RouteDetail {
                         source: Some(self.config.node_ip),
-                        onlink: false,
+                        ..RouteDetail::default()
                     },
                 )?;
                 // Last: the alias says that everything above is done.

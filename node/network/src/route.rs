@@ -72,7 +72,7 @@ impl NodeRoutes {
                 },
                 RouteDetail {
                     source: Some(self.node_ip),
-                    onlink: false,
+                    ..RouteDetail::default()
                 },
             ),
         );
@@ -157,7 +157,7 @@ impl NodeRoutes {
                 route,
                 RouteDetail {
                     source: Some(self.node_ip),
-                    onlink: false,
+                    ..RouteDetail::default()
                 },
             ));
         }
@@ -182,6 +182,7 @@ impl NodeRoutes {
             RouteDetail {
                 source,
                 onlink: true,
+                ..RouteDetail::default()
             },
         ))
     }

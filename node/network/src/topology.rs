@@ -91,7 +91,15 @@ pub fn connect(
                 gateway: Some(gateway),
                 link: link.index,
             };
-            inside.add_route(&route, RouteDetail::default())?;
+            // The node behind it keeps its own routes and removes its own
+            // ones only: this one is not.
+            inside.add_route(
+                &route,
+                RouteDetail {
+                    foreign: true,
+                    ..RouteDetail::default()
+                },
+            )?;
         }
         Ok(())
     };
