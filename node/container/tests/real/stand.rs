@@ -30,6 +30,7 @@ pub struct Stand {
     pub directory: PathBuf,
     pub cgroup_root: String,
     sandbox: Option<PodSandbox>,
+    finished: bool,
     /// Removed last.
     _temporary: tempfile::TempDir,
 }
@@ -50,6 +51,7 @@ impl Stand {
             directory,
             cgroup_root,
             sandbox: None,
+            finished: false,
             _temporary: temporary,
         };
         stand.sandbox = Some(stand.sandbox_with(|_| {}).await);
@@ -152,7 +154,7 @@ impl Stand {
     }
 
     /// Deletes everything and proves that nothing is left.
-    pub async fn finish(self) {
+    pub async fn finish(mut self) {
         for container in self.runtime.list().expect("list") {
             self.runtime
                 .delete(&container.id)
@@ -183,6 +185,30 @@ impl Stand {
             let path = entry.path().join(name);
             assert!(!path.exists(), "cgroup left: {}", path.display());
         }
+        self.finished = true;
+    }
+}
+
+/// A case that failed or hung did not `finish`: by its own names, take away what it
+/// left, without a word about how it ought to have gone.
+impl Drop for Stand {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let cgroup = trireme_container::Cgroup::new(self.cgroup_root.clone());
+        cgroup.kill();
+        let directory = self.directory.display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
+            if point.starts_with(&directory)
+                && let Ok(point) = std::ffi::CString::new(point)
+            {
+                // SAFETY: plain system call with a string that outlives it.
+                unsafe { libc::umount2(point.as_ptr(), libc::MNT_DETACH) };
+            }
+        }
+        let _ = cgroup.remove();
     }
 }
 
