@@ -46,10 +46,10 @@ pub struct Options {
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
     /// Milliseconds between a leader's heartbeats; raise it, with the election timeout, on slow networks
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 70)]
     heartbeat_ms: u64,
     /// Least milliseconds without a heartbeat before an election; the most is 5/3 of it
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 210)]
     election_ms: u64,
 }
 

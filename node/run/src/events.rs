@@ -159,9 +159,10 @@ impl EventWriter {
             return;
         }
         let involved_name = pending.involved["name"].as_str().unwrap_or("node");
-        let suffix: u64 = rand::random();
+        // By time, so that events list in their order, as Kubernetes names them.
+        let suffix = jiff::Timestamp::now().as_nanosecond();
         let name = format!(
-            "{}.{suffix:016x}",
+            "{}.{suffix:x}",
             &involved_name[..involved_name.len().min(230)]
         );
         let event = json!({

@@ -295,7 +295,13 @@ impl Control {
                     .note_failure(name, &item.1, outcome.refusal.clone());
             }
         }
-        if outcome.conflict || outcome.refusal.is_some() {
+        let failed = outcome.conflict || outcome.refusal.is_some();
+        if failed && item.0 == self.scheduler {
+            // The view makes the refused pods wait (View::forget); the others must not.
+            self.ready.insert(item);
+            return;
+        }
+        if failed {
             let refusals = self.refusals.entry(item.clone()).or_insert(0);
             let pause = BACK_OFF_FIRST
                 .saturating_mul(2_u32.saturating_pow(*refusals))

@@ -139,8 +139,9 @@ impl Writer {
         } else {
             &regarding.namespace
         };
-        // Kubernetes names events by object and a number that does not repeat.
-        let name = format!("{}.{:016x}", regarding.name, rand::random::<u64>());
+        // As Kubernetes names events: by object and time, so that they list in their order.
+        let nanoseconds = Timestamp::now().as_nanosecond();
+        let name = format!("{}.{nanoseconds:x}", regarding.name);
         json!({
             "apiVersion": "v1",
             "kind": "Event",

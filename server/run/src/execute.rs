@@ -1,8 +1,8 @@
 //! Carries out plans through the API, as any client would.
 
 use futures_util::StreamExt;
-use trireme_client::{Client, DeleteOptions, Error, PatchType};
-use trireme_decide::{Absent, Action, Intent, Plan};
+use trireme_client::{Client, DeleteOptions, Error, ListOptions, PatchType};
+use trireme_decide::{Absent, Action, Intent, Plan, View};
 use trireme_model::kinds::{self, Kind};
 use trireme_model::meta;
 
@@ -204,7 +204,20 @@ async fn perform(client: &Client, action: &Action) -> Result<Written, Error> {
             client.bind(namespace, name, uid, node).await?;
             Ok(None)
         }
-        Action::FinalizeNamespace { object, .. } => {
+        Action::FinalizeNamespace { name, object } => {
+            // Decided from a view, which may not have been told of the newest objects yet.
+            for kind in View::watched().into_iter().filter(|kind| kind.namespaced) {
+                let options = ListOptions {
+                    namespace: Some(name.clone()),
+                    ..ListOptions::default()
+                };
+                if !client.list(kind, &options).await?.items.is_empty() {
+                    return Err(Error::Request(format!(
+                        "namespace {name} still holds {}",
+                        kind.group_resource()
+                    )));
+                }
+            }
             let stored = client
                 .update_subresource(kinds::NAMESPACE, "finalize", object)
                 .await;
