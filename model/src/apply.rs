@@ -5,7 +5,8 @@
 //! removed; changing what another manager owns is a conflict unless forced. Other writes are
 //! tracked, so that appliers conflict with them.
 //!
-//! The caller checks preconditions and the schema before, and defaults and validates after.
+//! A `resourceVersion` or `uid` in what is applied is a precondition. The caller checks the schema
+//! before, and defaults and validates after.
 
 mod managers;
 mod set;
@@ -109,6 +110,7 @@ pub fn apply_subresource(
         return Ok(object);
     };
 
+    check_preconditions(kind, live, &applied)?;
     let mut base = live.clone();
     meta::metadata_mut(&mut base).remove("managedFields");
     let before = managers_of(kind, live, now);
@@ -283,6 +285,21 @@ fn ignore_server_fields(set: &mut FieldSet) {
             set.children.remove(&metadata);
         }
     }
+}
+
+fn check_preconditions(kind: &Kind, live: &Value, applied: &Value) -> Result<(), Status> {
+    let (wanted, found) = (meta::uid(applied), meta::uid(live));
+    if !wanted.is_empty() && wanted != found {
+        let why = format!(
+            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+        );
+        return Err(Status::conflict(kind, meta::name(live), &why));
+    }
+    let version = meta::resource_version(applied);
+    if !version.is_empty() && version != meta::resource_version(live) {
+        return Err(Status::modified(kind, meta::name(live)));
+    }
+    Ok(())
 }
 
 /// Whatever the configuration says of the server's own metadata, the live object's stays.

@@ -489,3 +489,27 @@ fn field_sets_survive_their_json_form() {
     assert!(FieldSet::from_json(&json!({})).is_empty());
     assert!(FieldSet::from_json(&json!("odd")).is_empty());
 }
+
+#[test]
+fn versions_and_uids_in_a_configuration_are_preconditions() {
+    let mut live = applied(
+        kinds::CONFIG_MAP,
+        None,
+        &config_map(json!({"a": "1"})),
+        "me",
+    );
+    live["metadata"]["resourceVersion"] = "7".into();
+    live["metadata"]["uid"] = "u".into();
+    let with = |field: &str, value: &str| {
+        let mut config = config_map(json!({"a": "2"}));
+        config["metadata"][field] = value.into();
+        apply(kinds::CONFIG_MAP, Some(&live), &config, "me", true, at(2))
+    };
+    assert_eq!(with("resourceVersion", "7").unwrap()["data"]["a"], "2");
+    assert_eq!(
+        with("resourceVersion", "6").unwrap_err(),
+        Status::modified(kinds::CONFIG_MAP, "c")
+    );
+    assert!(with("uid", "u").is_ok());
+    assert_eq!(with("uid", "other").unwrap_err().code, 409);
+}
