@@ -35,7 +35,8 @@ fn pods_do_what_their_manifests_say() -> Result<()> {
         config_volumes(&kubectl, &image)?;
         exec(&kubectl, &image)?;
         names_and_services(&kubectl, &image)?;
-        grace(&kubectl, &image)
+        grace(&kubectl, &image)?;
+        python(&kubectl)
     };
     all().with_context(|| cluster.logs())?;
     cluster.down()
@@ -412,6 +413,23 @@ fn grace(kubectl: &Kubectl, image: &str) -> Result<()> {
     let took = begin.elapsed();
     ensure!(took >= Duration::from_secs(2), "not before the grace period: {took:?}");
     ensure!(took < Duration::from_secs(20), "and soon after it: {took:?}");
+    Ok(())
+}
+
+/// The Python client creates, watches and deletes a pod.
+fn python(kubectl: &Kubectl) -> Result<()> {
+    let output = std::process::Command::new(e2e::kubectl::peers().join("python/bin/python"))
+        .args(["-c", include_str!("pods.py")])
+        .env("KUBECONFIG", kubectl.kubeconfig())
+        .output()
+        .context("the Python client (scripts/peers.sh fetches it)")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    ensure!(
+        words == ["created", "running", "deleted", "then"] && text.contains("then 404 Not Found"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
