@@ -20,7 +20,6 @@ use crate::shim::start::{self, OCI_ID};
 use crate::shim::{reply, signals};
 use crate::spec::ContainerSpec;
 use crate::state::{SPEC_FILE, read_json, write_json};
-use crate::terminal;
 
 pub(crate) fn run(directory: &Path, order: &Path, cgroup_root: &str, control: OwnedFd) -> i32 {
     let _ = nix::unistd::setsid();
@@ -70,7 +69,7 @@ fn start_process(
     write_json(&process_path, &process, false)?;
 
     let mut diagnosis = Diagnosis::install().map_err(failed)?;
-    let (report, executor) = ExecReport::new().map_err(failed)?;
+    let (report, executor) = ExecReport::new(exec.size.filter(|_| exec.tty)).map_err(failed)?;
     let mut builder =
         ContainerBuilder::new(OCI_ID.to_string(), SyscallType::default()).with_executor(executor);
     let mut console = None;
@@ -115,11 +114,7 @@ fn start_process(
     }
     let mut master = None;
     if let Some((listener, _)) = console {
-        let terminal = start::receive_console(&listener)?;
-        if let Some(size) = exec.size {
-            terminal::set_size(&terminal, size);
-        }
-        master = Some(terminal);
+        master = Some(start::receive_console(&listener)?);
     }
     let children = signals::take_over().map_err(failed)?;
     let started = HelperReply::Started { pid: pid as u32 };

@@ -15,6 +15,9 @@ use libcontainer::workload::{
 };
 use nix::unistd::AccessFlags;
 
+use crate::exec::TerminalSize;
+use crate::terminal;
+
 /// The shim's end of the pipe.
 pub(crate) struct ExecReport {
     reader: std::io::PipeReader,
@@ -22,12 +25,14 @@ pub(crate) struct ExecReport {
 }
 
 impl ExecReport {
-    pub fn new() -> std::io::Result<(Self, ProgramExecutor)> {
+    /// `size` is the terminal's, where the program gets one.
+    pub fn new(size: Option<TerminalSize>) -> std::io::Result<(Self, ProgramExecutor)> {
         let (reader, writer) = std::io::pipe()?;
         let writer = OwnedFd::from(writer);
         let executor = ProgramExecutor {
             report: writer.as_raw_fd(),
             environment: RefCell::new(Vec::new()),
+            size,
         };
         Ok((
             ExecReport {
@@ -52,6 +57,7 @@ impl ExecReport {
 pub(crate) struct ProgramExecutor {
     report: RawFd,
     environment: RefCell<Vec<CString>>,
+    size: Option<TerminalSize>,
 }
 
 impl ProgramExecutor {
@@ -98,6 +104,11 @@ impl Executor for ProgramExecutor {
         let Ok(program) = CString::new(path.clone()) else {
             return fail(format!("exec: {path:?}: invalid path"));
         };
+        if let Some(size) = self.size {
+            // Here and not by whoever holds the master: the program may ask
+            // for it with its first instruction.
+            terminal::set_size(&std::io::stdin(), size);
+        }
         let Err(error) = nix::unistd::execve(&program, &args, &self.environment.borrow());
         fail(format!("exec: {path:?}: {}", error.desc().to_lowercase()))
     }

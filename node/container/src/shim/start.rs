@@ -201,7 +201,7 @@ fn launch(
     diagnosis: &mut Diagnosis,
 ) -> Result<(u32, ContainerIo), ContainerError> {
     let failed = |e: std::io::Error| ContainerError::create(format!("cannot start: {e}"));
-    let (report, executor) = ExecReport::new().map_err(failed)?;
+    let (report, executor) = ExecReport::new(None).map_err(failed)?;
     let mut builder =
         ContainerBuilder::new(OCI_ID.to_string(), SyscallType::default()).with_executor(executor);
     let mut pipes = None;
