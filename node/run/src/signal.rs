@@ -41,8 +41,10 @@ pub(crate) async fn send(
     let runtime = &context.agent.runtime;
     let id = container_id(&context.uid, container, attempt);
     if signal == "SIGKILL" {
-        if let Err(error) = runtime.kill(&id).await {
-            tracing::warn!(id, %error, "a container could not be killed");
+        match runtime.kill(&id).await {
+            // It ended by itself meanwhile.
+            Ok(_) | Err(ContainerError::NotFound { .. } | ContainerError::NotRunning { .. }) => {}
+            Err(error) => tracing::warn!(id, %error, "a container could not be killed"),
         }
         return;
     }
@@ -62,7 +64,7 @@ pub(crate) async fn send(
     }
     let number = signal_number(&name).unwrap_or(libc::SIGTERM);
     match runtime.signal(&id, number) {
-        Ok(()) | Err(ContainerError::NotRunning { .. }) => {}
+        Ok(()) | Err(ContainerError::NotRunning { .. } | ContainerError::NotFound { .. }) => {}
         Err(error) => {
             tracing::warn!(id, signal = name, %error, "a container could not be signalled")
         }
