@@ -80,6 +80,12 @@ pub(crate) async fn publish_servers(
     api: &Arc<Api>,
     addresses: &[SocketAddr],
 ) -> Result<(), Status> {
+    // What only this machine reaches is no endpoint for anyone.
+    let mut addresses: Vec<SocketAddr> = addresses
+        .iter()
+        .copied()
+        .filter(|address| !address.ip().is_loopback())
+        .collect();
     if addresses.is_empty() {
         return Ok(());
     }
@@ -88,7 +94,6 @@ pub(crate) async fn publish_servers(
         api,
         identity: &identity,
     };
-    let mut addresses = addresses.to_vec();
     addresses.sort();
     addresses.dedup();
     // One port for all: the servers of a cluster share their configuration.

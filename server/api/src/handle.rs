@@ -21,7 +21,9 @@ use crate::verb::patch::{ApplyRequest, PatchRequest, PatchType};
 use crate::verb::update::UpdateRequest;
 use crate::verb::watch::WatchRequest;
 use crate::verb::{self, Caller, Outcome, Selection};
-use crate::{authenticate, body, document_page, failure, shape, stream_proxy, subresource, watch_body};
+use crate::{
+    authenticate, body, document_page, failure, shape, stream_proxy, subresource, watch_body,
+};
 
 const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",

@@ -128,11 +128,6 @@ async fn connection<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let http2 = session.alpn_protocol() == Some(b"h2");
 
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder = if http2 {
-        builder.http2_only()
-    } else {
-        builder.http1_only()
-    };
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -145,17 +140,29 @@ async fn connection<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .keep_alive_timeout(KEEP_ALIVE);
+    // hyper times heads only once it has seen a first byte. A known client may keep an HTTP/2
+    // connection ready; anyone else must ask for something.
+    let patient = http2 && identity.is_some();
+    let asked = CancellationToken::new();
     let service = {
-        let api = api.clone();
+        let (api, asked) = (api.clone(), asked.clone());
         hyper::service::service_fn(move |request: Request<Incoming>| {
+            asked.cancel();
             let (api, routes, identity) = (api.clone(), routes.clone(), identity.clone());
             async move { Ok::<_, Infallible>(request_of(api, routes, identity, request).await) }
         })
     };
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let silence = async {
+        let asked = tokio::time::timeout(limits.header_timeout, asked.cancelled());
+        if patient || asked.await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         result = connection.as_mut() => return result,
+        () = silence => return Err("no request came in time".into()),
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await

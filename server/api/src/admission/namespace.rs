@@ -4,6 +4,7 @@ use serde_json::json;
 use trireme_model::kinds::{self, Kind};
 use trireme_model::meta;
 use trireme_model::status::Status;
+use trireme_state::Revision;
 
 use crate::api::Api;
 use crate::failure;
@@ -12,13 +13,19 @@ use crate::failure;
 pub(crate) const PERMANENT: [&str; 4] =
     ["default", "kube-node-lease", "kube-public", "kube-system"];
 
-/// Objects may be created in this namespace.
-pub(crate) fn open(api: &Api, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
-    let Some(stored) = api.store.read_value(&kinds::NAMESPACE.key("", namespace))? else {
+/// Objects may be created in this namespace, as long as it is still as it was at the revision that this
+/// answers.
+pub(crate) fn open(
+    api: &Api,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<Revision, Status> {
+    let Some(stored) = api.store.read(&kinds::NAMESPACE.key("", namespace))? else {
         return Err(failure::namespace_not_found(namespace));
     };
-    if meta::deletion_timestamp(&stored).is_none() {
-        return Ok(());
+    if meta::deletion_timestamp(&stored.value()?).is_none() {
+        return Ok(stored.mod_revision);
     }
     let why = format!(
         "unable to create new content in namespace {namespace} because it is being terminated"

@@ -86,8 +86,8 @@ pub(crate) fn allocate(
     let held = old.map(keys).unwrap_or_default();
     let Some(new) = new else {
         return Ok(Allocation {
-            take: Vec::new(),
             free: held.into_iter().collect(),
+            ..Allocation::default()
         });
     };
     if let Some(old) = old {
@@ -104,6 +104,7 @@ pub(crate) fn allocate(
     Ok(Allocation {
         take: wanted.difference(&held).cloned().collect(),
         free: held.difference(&wanted).cloned().collect(),
+        ..Allocation::default()
     })
 }
 

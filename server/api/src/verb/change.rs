@@ -33,25 +33,32 @@ pub(crate) enum Proposal {
     Delete { last: Value, allocation: Allocation },
 }
 
-/// Keys that are taken or freed together with an object.
+/// What else a write of an object rests on and changes.
 #[derive(Debug, Default)]
 pub(crate) struct Allocation {
+    /// Keys that must be free, and are then held by the object.
     pub take: Vec<String>,
     pub free: Vec<String>,
+    /// Keys that must still be as they were when the write was decided.
+    pub unchanged: Vec<(String, Revision)>,
 }
 
 impl Allocation {
     fn add(self, owner: &str, txn: &mut Txn) {
+        for (key, equals) in self.unchanged {
+            txn.compare.push(Compare::ModRevision {
+                key: key.into(),
+                equals,
+            });
+        }
         for key in self.take {
             let key = Bytes::from(key);
             txn.compare.push(Compare::ModRevision {
                 key: key.clone(),
                 equals: 0,
             });
-            txn.success.push(Operation::Put {
-                key,
-                value: Bytes::copy_from_slice(owner.as_bytes()),
-            });
+            let value = Bytes::copy_from_slice(owner.as_bytes());
+            txn.success.push(Operation::Put { key, value });
         }
         for key in self.free {
             txn.success.push(Operation::Delete { key: key.into() });
@@ -186,13 +193,6 @@ pub(crate) async fn insert(
         key: Bytes::copy_from_slice(key.as_bytes()),
         equals: 0,
     });
-    if let Some(namespace) = &target.namespace {
-        // Not made inside a namespace that goes away meanwhile.
-        let namespace = trireme_model::kinds::NAMESPACE.key("", namespace);
-        txn.compare.push(Compare::Exists {
-            key: namespace.into(),
-        });
-    }
     txn.success.push(Operation::Put {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: raw.clone(),

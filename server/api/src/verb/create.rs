@@ -2,7 +2,7 @@
 
 use rand::Rng;
 use serde_json::json;
-use trireme_model::kinds::Kind;
+use trireme_model::kinds::{self, Kind};
 use trireme_model::status::{FieldError, Status};
 use trireme_model::{Value, apply, defaults, meta, schema, strategy, validate};
 
@@ -154,8 +154,12 @@ fn prepare(
 ) -> Result<(Value, Allocation, Vec<String>), Status> {
     let kind = stored_kind(target.kind);
     let now = caller.api.now();
+    let mut unchanged = Vec::new();
     if let Some(namespace) = &target.namespace {
-        admission::namespace::open(caller.api, target.kind, namespace, &target.name)?;
+        // Made in this namespace or not at all, also if it begins to go away meanwhile.
+        let revision =
+            admission::namespace::open(caller.api, target.kind, namespace, &target.name)?;
+        unchanged.push((kinds::NAMESPACE.key("", namespace), revision));
     }
     if let Some(node) = caller.identity.node() {
         crate::authorize::node::check_create(node, kind, &target.name)
@@ -167,7 +171,8 @@ fn prepare(
     if track == Track::Update {
         apply::track(kind, None, &mut object, &options.field_manager, "", now);
     }
-    let allocation = service::allocate(caller.api, kind, None, Some(&mut object))?;
+    let mut allocation = service::allocate(caller.api, kind, None, Some(&mut object))?;
+    allocation.unchanged = unchanged;
     let mut errors = validate::create(kind, &object);
     if target.name.is_empty() && errors.iter().all(|error| error.field != "metadata.name") {
         errors.insert(
@@ -292,7 +297,6 @@ pub(crate) async fn ensure(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trireme_model::kinds;
 
     #[test]
     fn generated_names_stay_labels() {

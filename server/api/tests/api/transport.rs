@@ -317,10 +317,8 @@ async fn grpc_means_the_same() {
         ..Default::default()
     };
     let list = client.list(list).await.unwrap().into_inner();
-    assert_eq!(
-        list.items.iter().map(shown).collect::<Vec<_>>(),
-        [patched.clone()]
-    );
+    assert_eq!(list.items.len(), 1);
+    assert_eq!(shown(&list.items[0]), patched);
     let delete = v1::DeleteRequest {
         resource: resource("configmaps"),
         namespace: "default".into(),
@@ -392,4 +390,65 @@ async fn shutdown_ends_open_watches() {
         .unwrap();
     assert!(!matches!(watch.message().await, Ok(Some(_))));
     served.cluster.replica.shutdown().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_their_turn() {
+    let served = serve(|config| config.limits.max_connections = 1).await;
+    let held = served.dial(None, false).await;
+    let tcp = tokio::net::TcpStream::connect(served.address)
+        .await
+        .unwrap();
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(served.authority.roots())
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    let mut waiting = std::pin::pin!(connector.connect(name, tcp));
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut waiting).await;
+    assert!(
+        early.is_err(),
+        "the second connection was served beside the first"
+    );
+    drop(held);
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_cut_off() {
+    use tokio::io::AsyncReadExt;
+    let limit = std::time::Duration::from_millis(100);
+    let served = serve(|config| config.limits.header_timeout = limit).await;
+    // No handshake, and a handshake without a request.
+    let mut silent = tokio::net::TcpStream::connect(served.address)
+        .await
+        .unwrap();
+    let ended = tokio::time::timeout(PATIENCE, silent.read(&mut [0; 16]))
+        .await
+        .unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    for http2 in [false, true] {
+        let mut idle = served.dial(None, http2).await;
+        tokio::time::timeout(PATIENCE, idle.read_to_end(&mut Vec::new()))
+            .await
+            .unwrap()
+            .ok();
+    }
+    // A known client may keep a connection ready.
+    let admin = served.authority.issue("root", "system:masters");
+    let channel = served.channel(Some(&admin)).await;
+    tokio::time::sleep(limit * 3).await;
+    let get = v1::GetRequest {
+        resource: resource("nodes"),
+        name: "x".into(),
+        ..Default::default()
+    };
+    let answer = ResourcesClient::new(channel).get(get).await;
+    assert_eq!(answer.unwrap_err().code(), tonic::Code::NotFound);
 }
