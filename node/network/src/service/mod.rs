@@ -9,21 +9,22 @@
 //! - the same two for node ports, and `hairpin`, the pods that may reach
 //!   themselves through a service.
 //!
-//! Chains are shared by all services with as many endpoints, and made when a
-//! number is first seen.
+//! Chains are shared by all services with as many endpoints, and made well
+//! ahead of need: nft 1.0 cannot read such maps back from the kernel, so a
+//! chain that refers to one can only be made together with it.
 
 mod desired;
 mod element;
 pub(crate) mod nft;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::conntrack::{self, UdpFlow};
 use crate::{Cidr, NetworkError};
 use desired::{Desired, Key, Value};
-use table::Chain;
+use table::Chains;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -141,7 +142,7 @@ pub struct ServiceRules {
 #[derive(Debug)]
 struct Applied {
     elements: BTreeMap<Key, Value>,
-    chains: BTreeSet<Chain>,
+    chains: Chains,
 }
 
 impl ServiceRules {
@@ -163,7 +164,7 @@ impl ServiceRules {
             conflicts: desired.conflicts,
             ..SyncReport::default()
         };
-        let chains: BTreeSet<Chain> = desired.elements.values().filter_map(Value::chain).collect();
+        let chains = Chains::for_all(desired.elements.values().filter_map(Value::chain));
         let Some(applied) = self.applied.take() else {
             return self.rebuild(desired.elements, chains, report);
         };
@@ -178,22 +179,12 @@ impl ServiceRules {
             .iter()
             .filter(|(key, value)| applied.elements.get(key) != Some(value))
             .collect();
-        if removed.len() + added.len() > MAX_BATCH_ELEMENTS {
+        if removed.len() + added.len() > MAX_BATCH_ELEMENTS || !applied.chains.cover(&chains) {
             return self.rebuild(desired.elements, chains, report);
         }
         report.added = added.len();
         report.removed = removed.len();
         if !removed.is_empty() || !added.is_empty() {
-            let new_chains: Vec<&Chain> = chains.difference(&applied.chains).collect();
-            // Some versions of nft cannot read back the types of a map that a new chain refers to
-            // ("conflicting protocols"); in a whole new table they can.
-            if !new_chains.is_empty()
-                && let Err(error) =
-                    nft::apply("new service chains", &table::add_chains(&new_chains))
-            {
-                tracing::debug!(%error, "service rules are rebuilt: new chains were refused");
-                return self.rebuild(desired.elements, chains, report);
-            }
             if let Err(error) = element::apply(&removed, &added) {
                 // Somebody else changed the table, most likely.
                 tracing::warn!(%error, "service rules are rebuilt: the kernel refused a change to them");
@@ -205,14 +196,12 @@ impl ServiceRules {
             .copied()
             .chain(added.iter().map(|(key, _)| *key))
             .any(Key::is_udp);
-        // Chains are kept: a number of endpoints seen once comes again.
-        let chains = applied.chains.union(&chains).copied().collect();
         if udp_changed {
             self.forget_udp_flows(&desired.elements, &mut report);
         }
         self.applied = Some(Applied {
             elements: desired.elements,
-            chains,
+            chains: applied.chains,
         });
         Ok(report)
     }
@@ -220,7 +209,7 @@ impl ServiceRules {
     fn rebuild(
         &mut self,
         elements: BTreeMap<Key, Value>,
-        chains: BTreeSet<Chain>,
+        chains: Chains,
         mut report: SyncReport,
     ) -> Result<SyncReport, NetworkError> {
         nft::apply(

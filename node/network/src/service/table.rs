@@ -1,6 +1,6 @@
 //! The table's text, for `nft -f`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::ServiceRulesConfig;
@@ -100,26 +100,73 @@ impl Chain {
             }
         }
     }
-
-    fn is_permanent(&self) -> bool {
-        matches!(self, Chain::Refuse | Chain::Discard)
-    }
 }
 
-/// Chains added to the table that is there.
-pub(super) fn add_chains(chains: &[&Chain]) -> String {
-    let mut script = format!("table ip {TABLE} {{\n");
-    for chain in chains.iter().filter(|chain| !chain.is_permanent()) {
-        write_chain(&mut script, chain);
+/// Up to how many endpoints there are chains, by what else tells chains apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Chains {
+    ceilings: BTreeMap<(Lookup, Draw, bool), u32>,
+}
+
+/// Chains made for a start: few services have more endpoints, and sixteen
+/// chains of each kind take the kernel no measurable time.
+const LEAST_CEILING: u32 = 16;
+
+impl Chains {
+    /// Chains for `needed` and for growth: a new table each time the number
+    /// of a service's endpoints doubles.
+    pub fn for_all(needed: impl IntoIterator<Item = Chain>) -> Chains {
+        let mut ceilings = BTreeMap::new();
+        for lookup in [Lookup::Address, Lookup::NodePort] {
+            for draw in [Draw::Random, Draw::Sticky] {
+                for masquerade in [false, true] {
+                    ceilings.insert((lookup, draw, masquerade), LEAST_CEILING);
+                }
+            }
+        }
+        for chain in needed {
+            if let Chain::Pick {
+                lookup,
+                draw,
+                masquerade,
+                count,
+            } = chain
+            {
+                let ceiling = ceilings
+                    .entry((lookup, draw, masquerade))
+                    .or_insert(LEAST_CEILING);
+                *ceiling = (*ceiling).max(count.checked_next_power_of_two().unwrap_or(count));
+            }
+        }
+        Chains { ceilings }
     }
-    script.push_str("}\n");
-    script
+
+    /// Whether every chain of `other` is among these.
+    pub fn cover(&self, other: &Chains) -> bool {
+        other
+            .ceilings
+            .iter()
+            .all(|(kind, ceiling)| self.ceilings.get(kind).is_some_and(|own| own >= ceiling))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Chain> {
+        self.ceilings
+            .iter()
+            .flat_map(|((lookup, draw, masquerade), ceiling)| {
+                (1..=*ceiling).map(|count| Chain::Pick {
+                    lookup: *lookup,
+                    draw: *draw,
+                    masquerade: *masquerade,
+                    count,
+                })
+            })
+    }
 }
 
 /// The whole table in place of the one that is there.
 pub(super) fn script(
     config: &ServiceRulesConfig,
-    chains: &BTreeSet<Chain>,
+    chains: &Chains,
     elements: &BTreeMap<Key, Value>,
 ) -> String {
     let ServiceRulesConfig {
@@ -173,8 +220,8 @@ pub(super) fn script(
     }
     write_chain(&mut script, &Chain::Refuse);
     write_chain(&mut script, &Chain::Discard);
-    for chain in chains.iter().filter(|chain| !chain.is_permanent()) {
-        write_chain(&mut script, chain);
+    for chain in chains.iter() {
+        write_chain(&mut script, &chain);
     }
     let _ = write!(
         script,
