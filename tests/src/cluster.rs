@@ -20,8 +20,11 @@ pub struct Cluster {
     ended: bool,
 }
 
-/// The binary under test, beside this test's own.
+/// The binary under test, beside this test's own, or where `TRIREME_BINARY` says.
 pub fn trireme() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TRIREME_BINARY") {
+        return Ok(PathBuf::from(path));
+    }
     let own = std::env::current_exe()?;
     let path = own
         .parent()

@@ -123,6 +123,14 @@ impl Registry {
                 std::os::unix::fs::symlink("busybox", link)?;
             }
         }
+        // A static program cannot use glibc's resolver (it crashes); getent can, and is small.
+        for file in ["/usr/bin/getent", "/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"] {
+            let target = root.join(file.trim_start_matches('/'));
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::copy(file, &target).with_context(|| format!("copying {file}"))?;
+        }
         std::fs::write(root.join("etc/version"), format!("{tag}\n"))?;
         std::fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n")?;
         let image = format!("{}:{tag}", layout.display());

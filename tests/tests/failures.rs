@@ -127,7 +127,13 @@ impl Watch {
                 }
             }
         });
-        Ok(Self { child, seen, reader })
+        let watch = Self { child, seen, reader };
+        eventually("the watch has begun", PATIENCE, || {
+            let names = watch.seen.lock().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+            ensure!(!names.is_empty(), "not yet");
+            Ok(())
+        })?;
+        Ok(watch)
     }
 
     fn finish(mut self, acknowledged: &[String]) -> Result<()> {
@@ -144,7 +150,7 @@ impl Watch {
         waited?;
         let names = self.seen.lock().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for name in names.iter() {
+        for name in names.iter().filter(|name| name.starts_with("write-")) {
             *counts.entry(name).or_default() += 1;
         }
         for (name, count) in &counts {

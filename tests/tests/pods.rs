@@ -176,7 +176,7 @@ spec:
   containers:
   - name: main
     image: {image}
-    command: [sh, -c, 'head -c 200000000 /dev/zero | (sleep 1; x=$(cat); echo ${{#x}})']
+    command: [dd, if=/dev/zero, of=/dev/shm/fill, bs=1M, count=60]
     resources: {{limits: {{memory: 32Mi, cpu: 500m}}}}
 "
     ))?;
@@ -363,7 +363,18 @@ spec: {type: ExternalName, externalName: pages.default.svc.cluster.local}
     for name in ["web-node-1", "web-node-2", "asks"] {
         running(kubectl, name)?;
     }
-    let get = |name: &str| kubectl.ok(&["exec", "asks", "--", "wget", "-T", "3", "-qO-", &format!("http://{name}/")]);
+    // getent resolves by the pod's resolv.conf, search path and all.
+    let fetch = |name: &str| {
+        let script = format!(
+            "a=$(getent ahostsv4 {name} | head -n 1 | cut -d ' ' -f 1); [ -n \"$a\" ] && wget -T 3 -qO- http://$a/"
+        );
+        kubectl.run(&["exec", "asks", "--", "sh", "-c", &script])
+    };
+    let get = |name: &str| -> Result<String> {
+        let output = fetch(name)?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
     for name in ["pages", "pages.default", "pages.default.svc", "pages.default.svc.cluster.local", "elsewhere"] {
         eventually(&format!("http://{name}/ answers"), PATIENCE, || get(name))?;
     }
@@ -377,7 +388,7 @@ spec: {type: ExternalName, externalName: pages.default.svc.cluster.local}
     ensure!(addresses.matches("10.42.").count() >= 2, "a headless service is its pods: {addresses}");
     kubectl.ok(&["delete", "pod", "web-node-1", "web-node-2", "--now"])?;
     eventually("a service without endpoints refuses", PATIENCE, || {
-        let output = kubectl.run(&["exec", "asks", "--", "wget", "-T", "3", "-qO-", "http://pages/"])?;
+        let output = fetch("pages")?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(text.contains("refused"), "{text}");
         Ok(())

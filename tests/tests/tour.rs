@@ -69,7 +69,7 @@ fn tour(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     // A rolling update, and back.
     n(&["set", "env", "deployment/web", "VERSION=v2"])?;
     rolled_out(kubectl, namespace, "web")?;
-    ensure!(version_of(kubectl, namespace)? == "v2", "the update serves");
+    serves(kubectl, namespace, "v2")?;
     n(&["rollout", "undo", "deployment/web"])?;
     rolled_out(kubectl, namespace, "web")?;
     ensure!(
@@ -145,13 +145,14 @@ fn first_pod(kubectl: &Kubectl, namespace: &str) -> Result<String> {
         .context("a pod that stays")
 }
 
-/// The version that the service answers with, through the API's port-forward.
-fn version_of(kubectl: &Kubectl, namespace: &str) -> Result<String> {
-    let (text, _) = eventually("the service answers", ROLLOUT, || {
-        forwarded(kubectl, namespace, "service/web", ":80", "/")
+/// The service comes to answer with this version; pods that end may still answer for a moment.
+fn serves(kubectl: &Kubectl, namespace: &str, version: &str) -> Result<()> {
+    eventually(&format!("{version} serves"), ROLLOUT, || {
+        let text = forwarded(kubectl, namespace, "service/web", ":80", "/")?;
+        ensure!(text.trim_end().ends_with(&format!("version {version}")), "{text}");
+        Ok(())
     })?;
-    let version = text.rsplit("version ").next().unwrap_or("").trim();
-    Ok(version.to_owned())
+    Ok(())
 }
 
 fn port_forward(kubectl: &Kubectl, namespace: &str) -> Result<()> {
@@ -178,9 +179,10 @@ fn forwarded(
         .stderr(Stdio::piped())
         .spawn()?;
     let result = (|| {
-        let stdout = child.stdout.take().context("piped")?;
+        // Held to the end: kubectl goes on writing, and a closed pipe would end it.
+        let mut printed = BufReader::new(child.stdout.take().context("piped")?);
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        printed.read_line(&mut line)?;
         let port: u16 = line
             .split("127.0.0.1:")
             .nth(1)

@@ -8,6 +8,7 @@ from kubernetes import client, config, watch
 config.load_kube_config()
 api = client.CoreV1Api()
 version = api.list_namespaced_config_map("stream").metadata.resource_version
+print("watching", flush=True)
 while True:
     try:
         for event in watch.Watch().stream(
