@@ -379,34 +379,39 @@ async fn resolve_alias(
 /// The message's bytes, with as many answers as there is room for; marked as
 /// truncated where some are missing, so that clients ask again over TCP.
 fn fit(mut message: Message, limit: usize) -> Vec<u8> {
-    loop {
-        let bytes = match message.to_vec() {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                tracing::warn!(%error, "a DNS answer could not be encoded");
-                let Metadata { id, op_code, .. } = message.metadata;
-                return Message::error_msg(id, op_code, ResponseCode::ServFail)
-                    .to_vec()
-                    .unwrap_or_default();
-            }
-        };
-        if bytes.len() <= limit {
-            return bytes;
+    let encode = |message: &Message| match message.to_vec() {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::warn!(%error, "a DNS answer could not be encoded");
+            let Metadata { id, op_code, .. } = message.metadata;
+            let refusal = Message::error_msg(id, op_code, ResponseCode::ServFail);
+            refusal.to_vec().unwrap_or_default()
         }
-        // Additional records may be left out without a word.
-        if !message.additionals.is_empty() {
-            message.additionals.clear();
-            continue;
-        }
-        message.metadata.truncation = true;
-        if message.answers.is_empty() {
-            message = message.truncate();
-            return message.to_vec().unwrap_or_default();
-        }
-        // The answers left have about the same size each.
-        let fitting = message.answers.len() * limit / bytes.len();
-        message
-            .answers
-            .truncate(fitting.min(message.answers.len() - 1));
+    };
+    let bytes = encode(&message);
+    if bytes.len() <= limit {
+        return bytes;
     }
+    // Additional records may be left out without a word.
+    message.additionals.clear();
+    let bytes = encode(&message);
+    if bytes.len() <= limit {
+        return bytes;
+    }
+    message.metadata.truncation = true;
+    let answers = std::mem::take(&mut message.answers);
+    let mut best = encode(&message.truncate());
+    // Names are compressed, so sizes are only known by encoding.
+    let (mut fitting, mut too_many) = (0, answers.len());
+    while fitting + 1 < too_many {
+        let count = fitting.midpoint(too_many);
+        message.answers = answers[..count].to_vec();
+        let bytes = encode(&message);
+        if bytes.len() <= limit {
+            (fitting, best) = (count, bytes);
+        } else {
+            too_many = count;
+        }
+    }
+    best
 }

@@ -6,6 +6,8 @@
 //! itself to the peer's window only once the peer has sent one.
 
 mod connection;
+#[cfg(test)]
+mod conversation;
 mod frame;
 mod header;
 mod stream;
