@@ -27,8 +27,12 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    let threads = match &arguments.what {
+        What::Store(_) => 2,
+        What::StoreMember(options) => options.threads,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(threads)
         .enable_all()
         .build()?;
     match arguments.what {

@@ -26,10 +26,11 @@ pub struct Options {
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
     /// How long each measurement takes.
-    #[arg(long, default_value_t = 8)]
-    seconds: u64,
-    /// Measurements of each system at each number of clients, alternating; the median counts.
     #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Measurements of each system at each number of clients, alternating; medians count, also of
+    /// the ratios, each of which compares two measurements made one after the other.
+    #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// Connect clients to all members instead of to the leader alone.
     #[arg(long)]
@@ -39,6 +40,9 @@ pub struct Options {
     directory: PathBuf,
     #[arg(long, default_value = "etcd")]
     etcd: PathBuf,
+    /// Threads of each of our members that run tasks.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
     /// Measure ours only.
     #[arg(long)]
     alone: bool,
@@ -51,7 +55,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let data = tempfile::Builder::new()
         .prefix("bench-store-")
         .tempdir_in(&options.directory)?;
-    let ours = Cluster::start(System::Trireme, data.path()).await?;
+    let ours = Cluster::start(
+        System::Trireme {
+            threads: options.threads,
+        },
+        data.path(),
+    )
+    .await?;
     let mut systems = vec![ours];
     if !options.alone {
         let etcd = System::Etcd {
@@ -73,8 +83,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 measured.push(load.run(cluster, options.spread).await?);
             }
         }
-        let medians = rounds.into_iter().map(load::median).collect();
-        results.push(table::Row { clients, medians });
+        results.push(table::Row { clients, rounds });
     }
     let names: Vec<&str> = systems.iter().map(Cluster::name).collect();
     if options.json {

@@ -16,14 +16,14 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 pub enum System {
     Etcd { program: PathBuf },
-    Trireme,
+    Trireme { threads: usize },
 }
 
 impl System {
     fn name(&self) -> &'static str {
         match self {
             System::Etcd { .. } => "etcd",
-            System::Trireme => "trireme",
+            System::Trireme { .. } => "trireme",
         }
     }
 }
@@ -79,11 +79,12 @@ impl Cluster {
                     }
                     command
                 }
-                System::Trireme => {
+                System::Trireme { threads } => {
                     let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
                     let mut command = Command::new(std::env::current_exe()?);
                     command
                         .args(["store-member", "--id", &(n + 1).to_string()])
+                        .args(["--threads", &threads.to_string()])
                         .args(["--peers", &peers.join(",")])
                         .args(["--client-address", &clients[n].to_string()])
                         .args(["--directory", &format!("{}/trireme-{n}", data.display())]);

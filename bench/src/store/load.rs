@@ -123,9 +123,3 @@ async fn client(
     }
     Ok(latencies)
 }
-
-/// The round with the median rate.
-pub fn median(mut rounds: Vec<Measured>) -> Measured {
-    rounds.sort_by(|a, b| a.puts_per_second.total_cmp(&b.puts_per_second));
-    rounds.swap_remove(rounds.len() / 2)
-}

@@ -25,6 +25,9 @@ pub struct Options {
     client_address: SocketAddr,
     #[arg(long)]
     directory: PathBuf,
+    /// Threads that run tasks.
+    #[arg(long, default_value_t = 2)]
+    pub threads: usize,
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {

@@ -16,8 +16,9 @@ use crate::entry::{Entry, LogId, SnapshotMeta, StoredMembership, Types, decode, 
 
 const APPLIED: &[u8] = b"applied";
 
-/// Entries applied by one write, so that watchers and proposers do not wait for a long backlog.
-const APPLY_ENTRIES: usize = 256;
+/// Entries applied by one write. Those who wait for the first are answered while the next are
+/// applied: with 256 clients, a quarter more puts than with 256 entries a write.
+const APPLY_ENTRIES: usize = 64;
 
 /// A snapshot is a checkpoint, wherever it came from.
 pub type SnapshotData = Arc<dyn Checkpoint>;

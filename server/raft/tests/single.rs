@@ -49,7 +49,9 @@ async fn restart_loses_nothing() {
             fleet.at(1).propose(put("/more", "and more")).await.unwrap();
         }
     };
-    tokio::time::timeout(LIMIT, dropping).await.expect("the log is dropped");
+    tokio::time::timeout(LIMIT, dropping)
+        .await
+        .expect("the log is dropped");
     let again = fleet.at(1).initialize(fleet.members.clone()).await;
     assert_eq!(again, Err(trireme_raft::MembershipError::Initialized));
 }
