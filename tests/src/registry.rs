@@ -117,6 +117,7 @@ impl Registry {
         for applet in [
             "sh", "sleep", "cat", "echo", "httpd", "wget", "nslookup", "env", "ls", "id", "nc",
             "stty", "true", "false", "hostname", "kill", "dd", "head",
+            "cut",
         ] {
             let link = root.join("bin").join(applet);
             if !link.exists() {
@@ -146,7 +147,7 @@ impl Registry {
                 "--config.cmd",
                 "/bin/sh",
                 "--config.env",
-                "PATH=/bin",
+                "PATH=/bin:/usr/bin",
                 "--config.env",
                 &format!("VERSION={tag}"),
             ],
