@@ -32,7 +32,8 @@ part 'licences' scripts/deny.sh
 part 'build' scripts/build.sh
 part 'unit and property tests' cargo test --locked --release --workspace --exclude e2e --lib --bins --tests
 part 'simulation' scripts/simulate.sh "$mode"
-part 'end to end' cargo test --locked --release --package e2e -- --test-threads=1
+part 'stock clients' scripts/peers.sh
+part 'end to end' cargo test --locked --release --package e2e -- --test-threads=1 --nocapture
 if [ "$mode" = long ]; then
   part 'measurements' scripts/bench.sh
 fi
