@@ -1,6 +1,7 @@
 //! The addresses of a node's pods.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::Ipv4Addr;
 
 use crate::Cidr;
@@ -85,8 +86,8 @@ impl AddressPool {
             let Some(address) = self.range.nth(slot + RESERVED_FRONT) else {
                 break;
             };
-            if !self.used.contains_key(&address) {
-                self.used.insert(address, pod_uid.to_owned());
+            if let Entry::Vacant(free) = self.used.entry(address) {
+                free.insert(pod_uid.to_owned());
                 self.next = slot + RESERVED_FRONT + 1;
                 return Ok(address);
             }

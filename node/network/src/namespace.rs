@@ -11,12 +11,12 @@ use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{FsType, statfs};
 
 use crate::NetworkError;
 
 /// `NSFS_MAGIC` of linux/magic.h: the file system of namespace files.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 fn failed(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> NetworkError {
     let path = path.to_owned();
@@ -29,7 +29,7 @@ fn failed(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Net
 
 /// Whether a namespace is mounted at `path`.
 pub fn exists(path: &Path) -> bool {
-    statfs(path).is_ok_and(|found| i64::from(found.filesystem_type().0) == NSFS_MAGIC)
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Makes a new network namespace, with nothing but a loopback interface that

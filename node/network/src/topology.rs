@@ -131,12 +131,22 @@ pub fn share_uplink(table: &str, subnet: Cidr) -> Result<bool, NetworkError> {
         .is_ok_and(|value| value.trim() == "1");
     set_sysctl("net/ipv4/ip_forward", "1")?;
     let subnet = subnet.subnet();
+    // Packets between the nodes pass the bridge, not this machine, but where
+    // bridges call iptables they meet these rules all the same: a node that
+    // sends to another's pod must not get this machine's address.
+    let mut netlink = Netlink::open()?;
+    let neighbour = Ipv4Addr::from(u32::from(subnet.last()).saturating_sub(1));
+    let own = match netlink.route_to(neighbour)? {
+        Some(route) if route.gateway.is_none() => netlink.link_by_index(route.link)?,
+        _ => None,
+    };
+    let beyond = own.map_or_else(String::new, |link| format!("oifname != \"{}\" ", link.name));
     nft::apply(
         "the rules that share the uplink",
         &format!(
             "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n\
              \tchain postrouting {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n\
-             \t\tip saddr {subnet} ip daddr != {subnet} masquerade\n\t}}\n}}\n"
+             \t\t{beyond}ip saddr {subnet} ip daddr != {subnet} masquerade\n\t}}\n}}\n"
         ),
     )?;
     Ok(was_on)

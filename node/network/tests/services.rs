@@ -10,7 +10,7 @@ use std::time::Instant;
 use lab::{Lab, Node, PATIENCE, call, cidr, ip, is_root, refused, serve_tcp, serve_udp};
 use trireme_network::{
     Affinity, Endpoint, NodeRoutes, PeerRoute, Protocol, ServiceRule, ServiceRules,
-    ServiceRulesConfig, run_in,
+    ServiceRulesConfig, run_in, topology,
 };
 
 fn rules(node: &Node, pod_cidr: &str) -> ServiceRules {
@@ -68,6 +68,11 @@ struct Two {
 fn two() -> Two {
     let mut lab = Lab::new();
     lab.bridge("br0", "10.99.0.1/24");
+    run_in(&lab.machine, || {
+        topology::share_uplink("lab", cidr("10.99.0.0/24"))
+    })
+    .unwrap()
+    .unwrap();
     // No default route: a node reaches services all the same.
     let one = lab.node("one", "br0", "10.99.0.2/24", None);
     let two = lab.node("two", "br0", "10.99.0.3/24", None);
@@ -254,6 +259,13 @@ fn node_ports_serve_the_outside() {
         assert_eq!(counts.len(), 2, "{node}: {counts:?}");
         assert!(refused(&two.outside, node, 30081));
     }
+    // A node sends on in its own name, also to another node's pod.
+    let through_one = |_| call(&two.outside, "10.99.0.2", 30080).unwrap();
+    let to_d = (0..60)
+        .map(through_one)
+        .find(|(name, _)| name == "d")
+        .unwrap();
+    assert_eq!(to_d.1, "10.99.0.2");
     // From a pod, from the node itself, and by an external address.
     assert_eq!(count(&two.a, "10.99.0.2", 30080, 40).len(), 2);
     assert_eq!(count(&two.one.namespace, "10.99.0.2", 30080, 40).len(), 2);

@@ -184,12 +184,12 @@ impl ServiceRules {
         }
         report.added = added.len();
         report.removed = removed.len();
-        if !removed.is_empty() || !added.is_empty() {
-            if let Err(error) = element::apply(&removed, &added) {
-                // Somebody else changed the table, most likely.
-                tracing::warn!(%error, "service rules are rebuilt: the kernel refused a change to them");
-                return self.rebuild(desired.elements, chains, report);
-            }
+        if (!removed.is_empty() || !added.is_empty())
+            && let Err(error) = element::apply(&removed, &added)
+        {
+            // Somebody else changed the table, most likely.
+            tracing::warn!(%error, "service rules are rebuilt: the kernel refused a change to them");
+            return self.rebuild(desired.elements, chains, report);
         }
         let udp_changed = removed
             .iter()
