@@ -116,8 +116,7 @@ impl Registry {
         )?;
         for applet in [
             "sh", "sleep", "cat", "echo", "httpd", "wget", "nslookup", "env", "ls", "id", "nc",
-            "stty", "true", "false", "hostname", "kill", "dd", "head",
-            "cut",
+            "stty", "true", "false", "hostname", "kill", "dd", "head", "cut",
         ] {
             let link = root.join("bin").join(applet);
             if !link.exists() {
@@ -125,7 +124,11 @@ impl Registry {
             }
         }
         // A static program cannot use glibc's resolver (it crashes); getent can, and is small.
-        for file in ["/usr/bin/getent", "/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"] {
+        for file in [
+            "/usr/bin/getent",
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "/lib64/ld-linux-x86-64.so.2",
+        ] {
             let target = root.join(file.trim_start_matches('/'));
             if let Some(parent) = target.parent() {
                 std::fs::create_dir_all(parent)?;

@@ -26,13 +26,24 @@ impl Drop for Disks {
 
 #[test]
 fn a_full_disk_refuses_writes_and_recovers() -> Result<()> {
-    let scratch = tempfile::Builder::new().prefix("trireme-e2e-").tempdir_in("/var/tmp")?;
+    let scratch = tempfile::Builder::new()
+        .prefix("trireme-e2e-")
+        .tempdir_in("/var/tmp")?;
     let mut disks = Disks(Vec::new());
     for number in 1..=SERVERS {
-        let path = scratch.path().join("cluster").join(format!("server-{number}"));
+        let path = scratch
+            .path()
+            .join("cluster")
+            .join(format!("server-{number}"));
         std::fs::create_dir_all(&path)?;
-        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(DISK))
-            .with_context(|| format!("mounting {}", path.display()))?;
+        mount(
+            Some("tmpfs"),
+            &path,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(DISK),
+        )
+        .with_context(|| format!("mounting {}", path.display()))?;
         disks.0.push(path);
     }
     let cluster = Cluster::up_in(scratch, &["--servers", "3", "--nodes", "0"])?;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -50,21 +50,37 @@ fn leader_kills(cluster: &mut Cluster, kubectl: &Kubectl) -> Result<()> {
         eventually("a write after the kill", PATIENCE, || {
             let name = format!("after-{round}");
             let output = kubectl.run(&[
-                "-n", "stream", "create", "configmap", &name, "--request-timeout=2s",
+                "-n",
+                "stream",
+                "create",
+                "configmap",
+                &name,
+                "--request-timeout=2s",
             ])?;
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(output.status.success() || text.contains("AlreadyExists"), "{text}");
+            ensure!(
+                output.status.success() || text.contains("AlreadyExists"),
+                "{text}"
+            );
             Ok(())
         })?;
         outages.push(killed.elapsed());
         cluster.start(&["--servers", "3", "--nodes", "2"])?;
     }
     stop.store(true, Ordering::SeqCst);
-    let acknowledged = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+    let acknowledged = writer
+        .join()
+        .map_err(|_| anyhow::anyhow!("the writer panicked"))?;
     outages.sort();
     let median = outages[outages.len() / 2];
-    println!("leader killed {LEADER_KILLS} times: next acknowledged write after {outages:?}, median {median:?}; {} writes acknowledged", acknowledged.len());
-    ensure!(median <= FAILOVER_MEDIAN, "median {median:?} of {outages:?}");
+    println!(
+        "leader killed {LEADER_KILLS} times: next acknowledged write after {outages:?}, median {median:?}; {} writes acknowledged",
+        acknowledged.len()
+    );
+    ensure!(
+        median <= FAILOVER_MEDIAN,
+        "median {median:?} of {outages:?}"
+    );
 
     let listed = kubectl.json(&["-n", "stream", "get", "configmaps"])?;
     let present: BTreeMap<&str, &Value> = listed["items"]
@@ -74,7 +90,10 @@ fn leader_kills(cluster: &mut Cluster, kubectl: &Kubectl) -> Result<()> {
         .filter_map(|object| Some((object["metadata"]["name"].as_str()?, object)))
         .collect();
     for name in &acknowledged {
-        ensure!(present.contains_key(&**name), "{name} was acknowledged and is lost");
+        ensure!(
+            present.contains_key(&**name),
+            "{name} was acknowledged and is lost"
+        );
     }
     watch.finish(&acknowledged)
 }
@@ -88,7 +107,12 @@ fn write_until(kubectl: &Kubectl, stop: &AtomicBool) -> Vec<String> {
         }
         let name = format!("write-{number}");
         let created = kubectl.run(&[
-            "-n", "stream", "create", "configmap", &name, "--request-timeout=5s",
+            "-n",
+            "stream",
+            "create",
+            "configmap",
+            &name,
+            "--request-timeout=5s",
         ]);
         if created.is_ok_and(|output| output.status.success()) {
             acknowledged.push(name);
@@ -127,9 +151,16 @@ impl Watch {
                 }
             }
         });
-        let watch = Self { child, seen, reader };
+        let watch = Self {
+            child,
+            seen,
+            reader,
+        };
         eventually("the watch has begun", PATIENCE, || {
-            let names = watch.seen.lock().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+            let names = watch
+                .seen
+                .lock()
+                .map_err(|_| anyhow::anyhow!("the reader panicked"))?;
             ensure!(!names.is_empty(), "not yet");
             Ok(())
         })?;
@@ -140,15 +171,22 @@ impl Watch {
         let last = acknowledged.last().context("nothing was acknowledged")?;
         let seen = self.seen.clone();
         let waited = eventually("the watch has seen the last write", PATIENCE, || {
-            let names = seen.lock().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+            let names = seen
+                .lock()
+                .map_err(|_| anyhow::anyhow!("the reader panicked"))?;
             ensure!(names.contains(last), "{} names, not {last}", names.len());
             Ok(())
         });
         self.child.kill()?;
         self.child.wait()?;
-        self.reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+        self.reader
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reader panicked"))?;
         waited?;
-        let names = self.seen.lock().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+        let names = self
+            .seen
+            .lock()
+            .map_err(|_| anyhow::anyhow!("the reader panicked"))?;
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for name in names.iter().filter(|name| name.starts_with("write-")) {
             *counts.entry(name).or_default() += 1;
@@ -157,7 +195,10 @@ impl Watch {
             ensure!(*count == 1, "the watch delivered {name} {count} times");
         }
         for name in acknowledged {
-            ensure!(counts.contains_key(&**name), "the watch never delivered {name}");
+            ensure!(
+                counts.contains_key(&**name),
+                "the watch never delivered {name}"
+            );
         }
         println!("watch through all kills: {} names, each once", names.len());
         Ok(())
@@ -175,7 +216,10 @@ fn agent_kill(cluster: &mut Cluster, kubectl: &Kubectl) -> Result<()> {
         .to_owned();
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     for _ in 0..20 {
-        ensure!(answers(&address, 30080)?.contains("hello from"), "the node port serves without the agent");
+        ensure!(
+            answers(&address, 30080)?.contains("hello from"),
+            "the node port serves without the agent"
+        );
     }
     cluster.start(&["--servers", "3", "--nodes", "2"])?;
     let after = pods_of(kubectl, "app=hello")?;
@@ -194,7 +238,10 @@ fn agent_kill(cluster: &mut Cluster, kubectl: &Kubectl) -> Result<()> {
 /// A whole node goes: every process in its namespace and the namespace.
 fn node_loss(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     let machine = cluster.machine("node-2")?;
-    let namespace = machine["namespace"].as_str().context("a namespace")?.to_owned();
+    let namespace = machine["namespace"]
+        .as_str()
+        .context("a namespace")?
+        .to_owned();
     let pids = std::process::Command::new("ip")
         .args(["netns", "pids"])
         .arg(namespace.rsplit('/').next().context("a name")?)
@@ -222,19 +269,27 @@ fn node_loss(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
         Ok(())
     })?;
     println!("node lost: its pods were replaced after {took:?}");
-    ensure!(lost.elapsed() <= NODE_LOSS + Duration::from_secs(1), "in time");
+    ensure!(
+        lost.elapsed() <= NODE_LOSS + Duration::from_secs(1),
+        "in time"
+    );
     let node = kubectl.json(&["get", "node", "node-2"])?;
     let taints = node["spec"]["taints"].to_string();
-    ensure!(taints.contains("node.kubernetes.io/unreachable"), "tainted: {taints}");
+    ensure!(
+        taints.contains("node.kubernetes.io/unreachable"),
+        "tainted: {taints}"
+    );
     Ok(())
 }
 
 fn ready(pod: &Value) -> bool {
-    pod["status"]["conditions"].as_array().is_some_and(|conditions| {
-        conditions
-            .iter()
-            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-    })
+    pod["status"]["conditions"]
+        .as_array()
+        .is_some_and(|conditions| {
+            conditions
+                .iter()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        })
 }
 
 /// By name: uid, container ids and restart counts.
@@ -245,12 +300,20 @@ fn pods_of(kubectl: &Kubectl, selector: &str) -> Result<BTreeMap<String, String>
         .context("a list")?
         .iter()
         .map(|pod| {
-            let name = pod["metadata"]["name"].as_str().context("a name")?.to_owned();
+            let name = pod["metadata"]["name"]
+                .as_str()
+                .context("a name")?
+                .to_owned();
             let containers: Vec<String> = pod["status"]["containerStatuses"]
                 .as_array()
                 .context("container statuses")?
                 .iter()
-                .map(|status| format!("{} restarts {}", status["containerID"], status["restartCount"]))
+                .map(|status| {
+                    format!(
+                        "{} restarts {}",
+                        status["containerID"], status["restartCount"]
+                    )
+                })
                 .collect();
             Ok((name, format!("{} {containers:?}", pod["metadata"]["uid"])))
         })

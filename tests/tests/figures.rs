@@ -23,9 +23,18 @@ const IDLE_WINDOW: Duration = Duration::from_secs(20);
 #[test]
 fn figures() -> Result<()> {
     let cluster = Cluster::up(&["--servers", "3", "--nodes", "2"])?;
-    println!("cluster ready after {:.1} s (limit 15)", cluster.up_took.as_secs_f64());
-    ensure!(cluster.up_took <= UP_LIMIT, "trireme up took {:?}", cluster.up_took);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    println!(
+        "cluster ready after {:.1} s (limit 15)",
+        cluster.up_took.as_secs_f64()
+    );
+    ensure!(
+        cluster.up_took <= UP_LIMIT,
+        "trireme up took {:?}",
+        cluster.up_took
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut times = runtime.block_on(pod_starts(&cluster))?;
     times.sort();
     let median = times[times.len() / 2];
@@ -51,7 +60,10 @@ fn idle(cluster: &Cluster) -> Result<()> {
         let fields: Vec<&str> = rest.split(' ').collect();
         Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
     };
-    let before: Vec<u64> = servers.iter().map(|(_, pid)| ticks(*pid)).collect::<Result<_>>()?;
+    let before: Vec<u64> = servers
+        .iter()
+        .map(|(_, pid)| ticks(*pid))
+        .collect::<Result<_>>()?;
     // The one place where time itself is what is measured.
     std::thread::sleep(IDLE_WINDOW);
     for ((name, pid), before) in servers.iter().zip(before) {
@@ -64,9 +76,18 @@ fn idle(cluster: &Cluster) -> Result<()> {
             .and_then(|rest| rest.split_whitespace().next())
             .and_then(|kilobytes| kilobytes.parse().ok())
             .context("VmRSS")?;
-        println!("{name} idle: {:.1} MB resident (limit 100), {percent:.2} % of a core (aim 2)", resident as f64 * 1.024 / 1000.0);
-        ensure!(resident * 1024 <= MEMORY_LIMIT_BYTES, "{name} uses {resident} kB");
-        ensure!(percent <= CPU_LIMIT_PERCENT, "{name} uses {percent} % of a core");
+        println!(
+            "{name} idle: {:.1} MB resident (limit 100), {percent:.2} % of a core (aim 2)",
+            resident as f64 * 1.024 / 1000.0
+        );
+        ensure!(
+            resident * 1024 <= MEMORY_LIMIT_BYTES,
+            "{name} uses {resident} kB"
+        );
+        ensure!(
+            percent <= CPU_LIMIT_PERCENT,
+            "{name} uses {percent} % of a core"
+        );
     }
     Ok(())
 }
@@ -114,7 +135,9 @@ async fn pod_starts(cluster: &Cluster) -> Result<Vec<Duration>> {
 fn runs(pod: &Value) -> bool {
     pod["status"]["containerStatuses"]
         .as_array()
-        .is_some_and(|all| !all.is_empty() && all.iter().all(|one| one["state"]["running"].is_object()))
+        .is_some_and(|all| {
+            !all.is_empty() && all.iter().all(|one| one["state"]["running"].is_object())
+        })
 }
 
 fn client(cluster: &Cluster) -> Result<Client> {

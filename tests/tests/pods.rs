@@ -45,9 +45,13 @@ fn pods_do_what_their_manifests_say() -> Result<()> {
 fn running(kubectl: &Kubectl, pod: &str) -> Result<()> {
     eventually(&format!("{pod} is ready"), PATIENCE, || {
         let object = kubectl.json(&["get", "pod", pod])?;
-        let ready = object["status"]["conditions"].as_array().is_some_and(|conditions| {
-            conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
-        });
+        let ready = object["status"]["conditions"]
+            .as_array()
+            .is_some_and(|conditions| {
+                conditions
+                    .iter()
+                    .any(|one| one["type"] == "Ready" && one["status"] == "True")
+            });
         ensure!(ready, "status {}", object["status"]);
         Ok(())
     })?;
@@ -57,20 +61,32 @@ fn running(kubectl: &Kubectl, pod: &str) -> Result<()> {
 /// What `kubectl get pod` shows in its STATUS column.
 fn shown(kubectl: &Kubectl, pod: &str) -> Result<String> {
     let line = kubectl.ok(&["get", "pod", pod, "--no-headers"])?;
-    Ok(line.split_whitespace().nth(2).context("a status")?.to_owned())
+    Ok(line
+        .split_whitespace()
+        .nth(2)
+        .context("a status")?
+        .to_owned())
 }
 
 fn pulls(kubectl: &Kubectl, image: &str, private: &str, host: &str) -> Result<()> {
     // Through a mirror, under a name that no DNS knows.
     let (_, path) = image.split_once('/').context("host/path")?;
-    kubectl.apply(&pod("mirrored", &format!("mirrored.example/{path}"), "sleep 1000", ""))?;
+    kubectl.apply(&pod(
+        "mirrored",
+        &format!("mirrored.example/{path}"),
+        "sleep 1000",
+        "",
+    ))?;
     running(kubectl, "mirrored")?;
 
     // Without the secret: the registry's words. With it: it runs.
     kubectl.apply(&pod("denied", private, "sleep 1000", ""))?;
     eventually("an unpullable image is shown", PATIENCE, || {
         let status = shown(kubectl, "denied")?;
-        ensure!(status == "ErrImagePull" || status == "ImagePullBackOff", "{status}");
+        ensure!(
+            status == "ErrImagePull" || status == "ImagePullBackOff",
+            "{status}"
+        );
         let events = kubectl.ok(&["describe", "pod", "denied"])?;
         ensure!(
             events.to_lowercase().contains("unauthorized")
@@ -80,12 +96,20 @@ fn pulls(kubectl: &Kubectl, image: &str, private: &str, host: &str) -> Result<()
         Ok(())
     })?;
     kubectl.ok(&[
-        "create", "secret", "docker-registry", "puller",
+        "create",
+        "secret",
+        "docker-registry",
+        "puller",
         &format!("--docker-server={host}"),
         &format!("--docker-username={}", USER.0),
         &format!("--docker-password={}", USER.1),
     ])?;
-    kubectl.apply(&pod("admitted", private, "sleep 1000", "  imagePullSecrets: [{name: puller}]\n"))?;
+    kubectl.apply(&pod(
+        "admitted",
+        private,
+        "sleep 1000",
+        "  imagePullSecrets: [{name: puller}]\n",
+    ))?;
     running(kubectl, "admitted")?;
 
     let missing = image.replace("busybox:v1", "absent:v9");
@@ -97,12 +121,16 @@ fn pulls(kubectl: &Kubectl, image: &str, private: &str, host: &str) -> Result<()
             "{events}"
         );
         ensure!(
-            events.contains("unknown") || events.contains("not found") || events.contains("NAME_UNKNOWN"),
+            events.contains("unknown")
+                || events.contains("not found")
+                || events.contains("NAME_UNKNOWN"),
             "the registry's words: {events}"
         );
         Ok(())
     })?;
-    kubectl.ok(&["delete", "pod", "mirrored", "denied", "admitted", "absent", "--now"])?;
+    kubectl.ok(&[
+        "delete", "pod", "mirrored", "denied", "admitted", "absent", "--now",
+    ])?;
     Ok(())
 }
 
@@ -132,15 +160,34 @@ spec:
 "
     ))?;
     running(kubectl, "shares")?;
-    let page = kubectl.ok(&["exec", "shares", "-c", "client", "--", "wget", "-qO-", "http://127.0.0.1:8000/"])?;
-    ensure!(page == "made by init\n", "over the shared loopback: {page:?}");
-    let names = ["server", "client"].map(|container| {
-        kubectl.ok(&["exec", "shares", "-c", container, "--", "hostname"])
-    });
+    let page = kubectl.ok(&[
+        "exec",
+        "shares",
+        "-c",
+        "client",
+        "--",
+        "wget",
+        "-qO-",
+        "http://127.0.0.1:8000/",
+    ])?;
+    ensure!(
+        page == "made by init\n",
+        "over the shared loopback: {page:?}"
+    );
+    let names = ["server", "client"]
+        .map(|container| kubectl.ok(&["exec", "shares", "-c", container, "--", "hostname"]));
     for name in names {
         ensure!(name?.trim() == "shares", "the host name is the pod's");
     }
-    let file = kubectl.ok(&["exec", "shares", "-c", "server", "--", "cat", "/scratch/index.html"])?;
+    let file = kubectl.ok(&[
+        "exec",
+        "shares",
+        "-c",
+        "server",
+        "--",
+        "cat",
+        "/scratch/index.html",
+    ])?;
     ensure!(file == "made by init\n", "{file:?}");
     kubectl.ok(&["delete", "pod", "shares", "--now"])?;
     Ok(())
@@ -154,7 +201,10 @@ fn restarts_and_limits(kubectl: &Kubectl, image: &str) -> Result<()> {
         let object = kubectl.json(&["get", "pod", "crashes"])?;
         let container = &object["status"]["containerStatuses"][0];
         ensure!(container["restartCount"].as_u64() >= Some(1), "{container}");
-        ensure!(container["lastState"]["terminated"]["exitCode"] == 3, "{container}");
+        ensure!(
+            container["lastState"]["terminated"]["exitCode"] == 3,
+            "{container}"
+        );
         Ok(())
     })?;
     let previous = kubectl.ok(&["logs", "crashes", "--previous"])?;
@@ -180,11 +230,15 @@ spec:
     resources: {{limits: {{memory: 32Mi, cpu: 500m}}}}
 "
     ))?;
-    eventually("a container beyond its limit is OOMKilled", PATIENCE, || {
-        let status = shown(kubectl, "hungry")?;
-        ensure!(status == "OOMKilled", "{status}");
-        Ok(())
-    })?;
+    eventually(
+        "a container beyond its limit is OOMKilled",
+        PATIENCE,
+        || {
+            let status = shown(kubectl, "hungry")?;
+            ensure!(status == "OOMKilled", "{status}");
+            Ok(())
+        },
+    )?;
     kubectl.ok(&["delete", "pod", "crashes", "once", "hungry", "--now"])?;
     Ok(())
 }
@@ -262,31 +316,55 @@ spec:
     ))?;
     running(kubectl, "configured")?;
     let environment = kubectl.ok(&["exec", "configured", "--", "env"])?;
-    for wanted in ["COLOUR=blue", "WORD=sesame", "BOTH=blue sesame", "NODE=node-", "KUBERNETES_SERVICE_HOST="] {
+    for wanted in [
+        "COLOUR=blue",
+        "WORD=sesame",
+        "BOTH=blue sesame",
+        "NODE=node-",
+        "KUBERNETES_SERVICE_HOST=",
+    ] {
         ensure!(environment.contains(wanted), "{wanted} in {environment}");
     }
-    let read = |file: &str| kubectl.ok(&["exec", "configured", "--", "cat", &format!("/etc/all/{file}")]);
+    let read = |file: &str| {
+        kubectl.ok(&[
+            "exec",
+            "configured",
+            "--",
+            "cat",
+            &format!("/etc/all/{file}"),
+        ])
+    };
     ensure!(read("colour")? == "blue", "the ConfigMap's file");
     ensure!(read("word")? == "sesame", "the Secret's file");
-    ensure!(read("labels")?.contains("tier=\"front\""), "the downward API's file");
-    kubectl.ok(&["patch", "configmap", "settings", "-p", "{\"data\":{\"colour\":\"green\"}}"])?;
+    ensure!(
+        read("labels")?.contains("tier=\"front\""),
+        "the downward API's file"
+    );
+    kubectl.ok(&[
+        "patch",
+        "configmap",
+        "settings",
+        "-p",
+        "{\"data\":{\"colour\":\"green\"}}",
+    ])?;
     eventually("a changed ConfigMap reaches the volume", PATIENCE, || {
         let colour = read("colour")?;
         ensure!(colour == "green", "{colour}");
         Ok(())
     })?;
 
-    kubectl.apply(
-        &pod("unresolved", image, "sleep 1000", "").replace(
-            "    image:",
-            "    envFrom: [{configMapRef: {name: nowhere}}]\n    image:",
-        ),
-    )?;
+    kubectl.apply(&pod("unresolved", image, "sleep 1000", "").replace(
+        "    image:",
+        "    envFrom: [{configMapRef: {name: nowhere}}]\n    image:",
+    ))?;
     eventually("a missing ConfigMap is named", PATIENCE, || {
         let status = shown(kubectl, "unresolved")?;
         ensure!(status == "CreateContainerConfigError", "{status}");
         let described = kubectl.ok(&["describe", "pod", "unresolved"])?;
-        ensure!(described.contains("configmap \"nowhere\" not found"), "{described}");
+        ensure!(
+            described.contains("configmap \"nowhere\" not found"),
+            "{described}"
+        );
         Ok(())
     })?;
     kubectl.ok(&["delete", "pod", "configured", "unresolved", "--now"])?;
@@ -296,14 +374,32 @@ spec:
 fn exec(kubectl: &Kubectl, image: &str) -> Result<()> {
     kubectl.apply(&pod("shell", image, "sleep 1000", ""))?;
     running(kubectl, "shell")?;
-    let output = kubectl.run(&["exec", "shell", "--", "sh", "-c", "echo out; echo err >&2; exit 7"])?;
+    let output = kubectl.run(&[
+        "exec",
+        "shell",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 7",
+    ])?;
     ensure!(output.stdout == b"out\n", "standard output: {output:?}");
-    ensure!(String::from_utf8_lossy(&output.stderr).starts_with("err\n"), "standard error: {output:?}");
+    ensure!(
+        String::from_utf8_lossy(&output.stderr).starts_with("err\n"),
+        "standard error: {output:?}"
+    );
     ensure!(output.status.code() == Some(7), "the exit code: {output:?}");
     let echoed = kubectl.with_input(&["exec", "-i", "shell", "--", "cat"], "through and back")?;
     ensure!(echoed.stdout == b"through and back", "{echoed:?}");
     // With a terminal: script(1) gives kubectl one.
-    let program = kubectl.command(&["exec", "-it", "shell", "--", "sh", "-c", "stty size; tty=yes; echo $tty"]);
+    let program = kubectl.command(&[
+        "exec",
+        "-it",
+        "shell",
+        "--",
+        "sh",
+        "-c",
+        "stty size; tty=yes; echo $tty",
+    ]);
     let words: Vec<String> = std::iter::once(program.get_program())
         .chain(program.get_args())
         .map(|word| format!("'{}'", word.to_string_lossy()))
@@ -315,7 +411,10 @@ fn exec(kubectl: &Kubectl, image: &str) -> Result<()> {
         .output()
         .context("script(1), of util-linux")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(text.contains("yes\r\n"), "a terminal ends lines with CR LF: {text:?}");
+    ensure!(
+        text.contains("yes\r\n"),
+        "a terminal ends lines with CR LF: {text:?}"
+    );
     kubectl.ok(&["delete", "pod", "shell", "--now"])?;
     Ok(())
 }
@@ -372,10 +471,20 @@ spec: {type: ExternalName, externalName: pages.default.svc.cluster.local}
     };
     let get = |name: &str| -> Result<String> {
         let output = fetch(name)?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(String::from_utf8(output.stdout)?)
     };
-    for name in ["pages", "pages.default", "pages.default.svc", "pages.default.svc.cluster.local", "elsewhere"] {
+    for name in [
+        "pages",
+        "pages.default",
+        "pages.default.svc",
+        "pages.default.svc.cluster.local",
+        "elsewhere",
+    ] {
         eventually(&format!("http://{name}/ answers"), PATIENCE, || get(name))?;
     }
     let mut seen = std::collections::BTreeSet::new();
@@ -384,8 +493,17 @@ spec: {type: ExternalName, externalName: pages.default.svc.cluster.local}
         ensure!(seen.len() == 2, "only {seen:?}");
         Ok(())
     })?;
-    let addresses = kubectl.ok(&["exec", "asks", "--", "nslookup", "heads.default.svc.cluster.local"])?;
-    ensure!(addresses.matches("10.42.").count() >= 2, "a headless service is its pods: {addresses}");
+    let addresses = kubectl.ok(&[
+        "exec",
+        "asks",
+        "--",
+        "nslookup",
+        "heads.default.svc.cluster.local",
+    ])?;
+    ensure!(
+        addresses.matches("10.42.").count() >= 2,
+        "a headless service is its pods: {addresses}"
+    );
     kubectl.ok(&["delete", "pod", "web-node-1", "web-node-2", "--now"])?;
     eventually("a service without endpoints refuses", PATIENCE, || {
         let output = fetch("pages")?;
@@ -400,7 +518,12 @@ spec: {type: ExternalName, externalName: pages.default.svc.cluster.local}
 
 /// SIGTERM, the grace period, then SIGKILL.
 fn grace(kubectl: &Kubectl, image: &str) -> Result<()> {
-    kubectl.apply(&pod("polite", image, "trap \"echo goodbye; exit 0\" TERM; while true; do sleep 0.1; done", ""))?;
+    kubectl.apply(&pod(
+        "polite",
+        image,
+        "trap \"echo goodbye; exit 0\" TERM; while true; do sleep 0.1; done",
+        "",
+    ))?;
     running(kubectl, "polite")?;
     let mut follow = kubectl
         .command(&["logs", "-f", "polite"])
@@ -414,16 +537,32 @@ fn grace(kubectl: &Kubectl, image: &str) -> Result<()> {
     });
     kubectl.ok(&["delete", "pod", "polite"])?;
     follow.wait()?;
-    let text = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-    ensure!(text.contains("goodbye"), "it was asked to end and said so: {text:?}");
+    let text = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    ensure!(
+        text.contains("goodbye"),
+        "it was asked to end and said so: {text:?}"
+    );
 
-    kubectl.apply(&pod("deaf", image, "trap \"\" TERM; while true; do sleep 0.1; done", "  terminationGracePeriodSeconds: 2\n"))?;
+    kubectl.apply(&pod(
+        "deaf",
+        image,
+        "trap \"\" TERM; while true; do sleep 0.1; done",
+        "  terminationGracePeriodSeconds: 2\n",
+    ))?;
     running(kubectl, "deaf")?;
     let begin = std::time::Instant::now();
     kubectl.ok(&["delete", "pod", "deaf"])?;
     let took = begin.elapsed();
-    ensure!(took >= Duration::from_secs(2), "not before the grace period: {took:?}");
-    ensure!(took < Duration::from_secs(20), "and soon after it: {took:?}");
+    ensure!(
+        took >= Duration::from_secs(2),
+        "not before the grace period: {took:?}"
+    );
+    ensure!(
+        took < Duration::from_secs(20),
+        "and soon after it: {took:?}"
+    );
     Ok(())
 }
 
@@ -435,7 +574,10 @@ fn python(kubectl: &Kubectl) -> Result<()> {
         .output()
         .context("the Python client (scripts/peers.sh fetches it)")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let words: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    let words: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
     ensure!(
         words == ["created", "running", "deleted", "then"] && text.contains("then 404 Not Found"),
         "{text}{}",

@@ -146,7 +146,10 @@ fn first_pod(kubectl: &Kubectl, namespace: &str) -> Result<String> {
 fn serves(kubectl: &Kubectl, namespace: &str, version: &str) -> Result<()> {
     eventually(&format!("{version} serves"), ROLLOUT, || {
         let text = forwarded(kubectl, namespace, "service/web", ":80", "/")?;
-        ensure!(text.trim_end().ends_with(&format!("version {version}")), "{text}");
+        ensure!(
+            text.trim_end().ends_with(&format!("version {version}")),
+            "{text}"
+        );
         Ok(())
     })?;
     Ok(())

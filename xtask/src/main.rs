@@ -9,7 +9,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 /// Crates that decide and never act (DESIGN: "pure").
-const PURE: &[&str] = &["model", "server/state", "server/decide", "node/decide", "check"];
+const PURE: &[&str] = &[
+    "model",
+    "server/state",
+    "server/decide",
+    "node/decide",
+    "check",
+];
 
 /// What a pure crate may not name, and why.
 const FORBIDDEN: &[(&str, &str)] = &[
@@ -63,7 +69,9 @@ const RANK: &[(&str, u8)] = &[
 const MAX_LINES: usize = 800;
 
 /// Names that say nothing about what a file holds.
-const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "misc", "manager"];
+const EMPTY_NAMES: &[&str] = &[
+    "utils", "util", "common", "helpers", "helper", "misc", "manager",
+];
 
 fn main() -> Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
@@ -138,7 +146,11 @@ fn size(root: &Path, file: &Path, findings: &mut Vec<String>) -> Result<()> {
 }
 
 fn arrows(root: &Path, findings: &mut Vec<String>) -> Result<()> {
-    let rank = |name: &str| RANK.iter().find(|(known, _)| *known == name).map(|(_, rank)| *rank);
+    let rank = |name: &str| {
+        RANK.iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, rank)| *rank)
+    };
     for manifest in manifests(root)? {
         let text = std::fs::read_to_string(&manifest)?;
         let Some(package) = text
@@ -152,7 +164,10 @@ fn arrows(root: &Path, findings: &mut Vec<String>) -> Result<()> {
             continue;
         }
         let Some(own) = rank(package) else {
-            findings.push(format!("{}: {package} has no place in the map (RANK in xtask)", relative(root, &manifest)));
+            findings.push(format!(
+                "{}: {package} has no place in the map (RANK in xtask)",
+                relative(root, &manifest)
+            ));
             continue;
         };
         let dependencies = text.split("[dev-dependencies]").next().unwrap_or("");
@@ -210,5 +225,8 @@ fn walk(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn relative(root: &Path, file: &Path) -> String {
-    file.strip_prefix(root).unwrap_or(file).display().to_string()
+    file.strip_prefix(root)
+        .unwrap_or(file)
+        .display()
+        .to_string()
 }
