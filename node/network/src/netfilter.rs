@@ -98,9 +98,6 @@ impl Netfilter {
     /// which must ask for one. The first refusal is returned.
     pub fn transact(&mut self, messages: &Messages, last: u32) -> io::Result<()> {
         if messages.bytes.len() > 128 * 1024 {
-            socket2::SockRef::from(&self.socket)
-                .set_send_buffer_size(SEND_BYTES)
-                .ok();
             nix::sys::socket::setsockopt(
                 &self.socket,
                 nix::sys::socket::sockopt::SndBufForce,
