@@ -37,8 +37,10 @@ impl Default for Timing {
             dial_ms: 300,
             keep_alive_ms: 500,
             progress_ms: 1_000,
-            snapshot_entries: 20_000,
-            keep_entries: 10_000,
+            // At full speed several seconds of entries: a follower that was slow for a moment must
+            // not be sent the whole state, which would slow it down further.
+            snapshot_entries: 50_000,
+            keep_entries: 50_000,
         }
     }
 }
