@@ -45,7 +45,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         id: options.id,
         storage: Storage::Directory(options.directory),
         dial: Arc::new(TcpDial),
-        timing: Timing::default(),
+        // etcd's own defaults: on a machine that is busy with both systems, and with the clients of
+        // both, ours would elect new leaders in the middle of a measurement.
+        timing: Timing {
+            heartbeat_ms: 100,
+            election_min_ms: 1000,
+            election_max_ms: 2000,
+            ..Timing::default()
+        },
         free_space: None,
     })
     .await?;
