@@ -92,8 +92,7 @@ fn raft_config(timing: &Timing) -> Result<Config, OpenError> {
         enable_pre_vote: Some(true),
         // A leader that restarted must win an election: in its old term it could append a second
         // entry at an index where its unsynced first one is already committed by the others.
-        #[cfg(not(feature = "bug_leader_restore"))]
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(timing.restores_leader()),
         max_payload_entries: 512,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
         max_in_snapshot_log_to_keep: timing.keep_entries,

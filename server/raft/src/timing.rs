@@ -24,6 +24,10 @@ pub struct Timing {
     pub snapshot_entries: u64,
     /// Entries kept behind the snapshot, so that a follower briefly away needs no snapshot.
     pub keep_entries: u64,
+    /// Puts a known bug back: a restarted leader resumes its old term. For the simulator only.
+    #[cfg(feature = "bug_leader_restore")]
+    #[doc(hidden)]
+    pub restore_leader: bool,
 }
 
 impl Default for Timing {
@@ -41,6 +45,8 @@ impl Default for Timing {
             // not be sent the whole state, which would slow it down further.
             snapshot_entries: 50_000,
             keep_entries: 50_000,
+            #[cfg(feature = "bug_leader_restore")]
+            restore_leader: false,
         }
     }
 }
@@ -54,6 +60,14 @@ impl Timing {
             election_max_ms: 800,
             ..Timing::default()
         }
+    }
+
+    /// Whether a restarted leader resumes its old term: never, unless the simulator asks for the bug.
+    pub(crate) fn restores_leader(&self) -> bool {
+        #[cfg(feature = "bug_leader_restore")]
+        return self.restore_leader;
+        #[cfg(not(feature = "bug_leader_restore"))]
+        false
     }
 
     pub(crate) fn propose(&self) -> Duration {
