@@ -462,10 +462,11 @@ spec: {type: ExternalName, externalName: pages.default.svc.cluster.local}
     for name in ["web-node-1", "web-node-2", "asks"] {
         running(kubectl, name)?;
     }
-    // getent resolves by the pod's resolv.conf, search path and all.
+    // getent resolves by the pod's resolv.conf, search path and all; a static wget would ask glibc for
+    // names too, and crash.
     let fetch = |name: &str| {
         let script = format!(
-            "a=$(getent ahostsv4 {name} | head -n 1 | cut -d ' ' -f 1); [ -n \"$a\" ] && wget -T 3 -qO- http://$a/"
+            "a=$(getent ahostsv4 {name} | head -n 1 | cut -d ' ' -f 1); [ -n \"$a\" ] && printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 $a 80"
         );
         kubectl.run(&["exec", "asks", "--", "sh", "-c", &script])
     };
@@ -476,7 +477,9 @@ spec: {type: ExternalName, externalName: pages.default.svc.cluster.local}
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Ok(String::from_utf8(output.stdout)?)
+        let text = String::from_utf8(output.stdout)?;
+        ensure!(text.starts_with("HTTP/1."), "answered {text:?}");
+        Ok(text.lines().last().unwrap_or("").to_owned())
     };
     for name in [
         "pages",

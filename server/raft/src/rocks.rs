@@ -33,12 +33,12 @@ const STATE_FAMILY_KEY: &[u8] = b"state_family";
 const STATE_PREFIX: &str = "state-";
 
 /// Smaller ones would be flushed, and compacted, all the time under load.
-const WRITE_BUFFER_BYTES: usize = 8 << 20;
+const WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// Of each column family. A write waits when all are full, and with it a task: only a disk that
 /// cannot keep up for long may cause that.
 const WRITE_BUFFERS: i32 = 4;
 /// Of all families together; more than this is flushed.
-const ALL_WRITE_BUFFERS_BYTES: usize = 32 << 20;
+const ALL_WRITE_BUFFERS_BYTES: usize = 16 << 20;
 /// Hot blocks; the operating system's page cache holds the rest.
 const BLOCK_CACHE_BYTES: usize = 16 << 20;
 /// Flushes column families that are behind, so that old logs go and restarts stay short.

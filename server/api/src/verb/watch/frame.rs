@@ -16,7 +16,7 @@ use crate::store::Stored;
 /// watcher further behind parses for itself.
 const MAX_EVENTS: usize = 2048;
 /// Bytes of the objects in them. What is made of them, parsed and written, takes some four times as much.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventType {
