@@ -116,13 +116,9 @@ pub async fn run(client: Client) -> turmoil::Result {
         } else {
             config_map_operation(&mut connection, server, &name, action, revision).await
         };
-        client.record.finish(
-            client.id,
-            &key,
-            action,
-            answer.outcome,
-            answer.revision,
-        );
+        client
+            .record
+            .finish(client.id, &key, action, answer.outcome, answer.revision);
         match answer.seen {
             Some(found) => seen.insert(key, found),
             None => seen.remove(&key),
@@ -189,7 +185,10 @@ async fn raw_operation(
 /// Value and revision of a ConfigMap.
 pub fn config_map(object: &Value) -> Option<(u64, u64)> {
     let value = object["data"]["value"].as_str()?.parse().ok()?;
-    let revision = object["metadata"]["resourceVersion"].as_str()?.parse().ok()?;
+    let revision = object["metadata"]["resourceVersion"]
+        .as_str()?
+        .parse()
+        .ok()?;
     Some((value, revision))
 }
 

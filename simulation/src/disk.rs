@@ -398,9 +398,7 @@ impl View for StateView<'_> {
     }
 
     fn scan<'a>(&'a self, start: &[u8], end: &[u8]) -> Pairs<'a> {
-        Box::new(
-            between(self.0, start, end).map(|(key, value)| Ok((key.clone(), value.clone()))),
-        )
+        Box::new(between(self.0, start, end).map(|(key, value)| Ok((key.clone(), value.clone()))))
     }
 }
 

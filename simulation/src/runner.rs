@@ -45,7 +45,6 @@ pub struct Options {
 /// How one seed went.
 #[derive(Default)]
 pub struct Report {
-    pub seed: u64,
     pub simulated_ms: u64,
     pub servers: u64,
     pub faults: u64,
@@ -109,12 +108,13 @@ pub fn seed(seed: u64, options: &Options) -> anyhow::Result<Report> {
     if options.trace {
         std::io::stdout().lock().write_all(trace.as_bytes())?;
     }
-    let mut report = Report {
-        seed,
-        ..Report::default()
-    };
+    let mut report = Report::default();
     let hash = Sha256::digest(trace.as_bytes());
-    report.trace_hash = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    report.trace_hash = hash
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     match summary {
         Ok(summary) => {
             let number = |name: &str| summary[name].as_u64().unwrap_or_default();

@@ -89,7 +89,9 @@ async fn list(connection: &mut Connection, server: u64) -> Option<u64> {
         .await
         .ok()?;
     let list: Value = serde_json::from_slice(&body).ok()?;
-    list["metadata"]["resourceVersion"].as_str()?.parse().ok()
+    let revision: u64 = list["metadata"]["resourceVersion"].as_str()?.parse().ok()?;
+    // To watch from 0 is to ask for what there is, at no certain revision.
+    (revision > 0).then_some(revision)
 }
 
 /// One stream until it ends; and whether its revision was compacted away.

@@ -111,6 +111,12 @@ impl World<'_> {
     }
 }
 
+/// Hosts that the clients share: each host costs its part of every step, and the links grow with
+/// their square.
+const CLIENT_HOSTS: u64 = 2;
+/// Steps between two looks at whether the servers are the same, for a look hashes whole states.
+const LOOK_STEPS: u64 = 20;
+
 /// One leader whom all follow, and the same state at the same index.
 fn converged(running: &Running, servers: u64) -> bool {
     let replicas = running.lock();
@@ -132,6 +138,21 @@ fn converged(running: &Running, servers: u64) -> bool {
     digests
         .iter()
         .all(|digest| digest.is_ok() && *digest == digests[0])
+}
+
+/// What runs on a clients' host.
+async fn visit(clients: Vec<Client>, watchers: Vec<Following>) -> turmoil::Result {
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in clients {
+        tasks.spawn_local(client::run(client));
+    }
+    for watcher in watchers {
+        tasks.spawn_local(watcher::run(watcher));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
 }
 
 /// Must be called on a fresh thread of a process that runs nothing else.
@@ -200,32 +221,32 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let last_revision = Arc::new(AtomicU64::new(u64::MAX));
-    for id in 1..=plan.clients {
-        hosts.push(format!("client-{id}"));
-        world.sim.client(
-            format!("client-{id}"),
-            client::run(Client {
+    for site in 1..=CLIENT_HOSTS {
+        let of_site = |id: &u64| id % CLIENT_HOSTS + 1 == site;
+        let mut clients = Vec::new();
+        for id in (1..=plan.clients).filter(of_site) {
+            clients.push(Client {
                 id,
                 servers: plan.servers,
                 seed: random.random(),
                 think_ms: plan.think_ms,
                 record: record.clone(),
                 stop: stop.clone(),
-            }),
-        );
-    }
-    for id in 1..=plan.watchers {
-        hosts.push(format!("watcher-{id}"));
-        world.sim.client(
-            format!("watcher-{id}"),
-            watcher::run(Following {
+            });
+        }
+        let mut watchers = Vec::new();
+        for id in (1..=plan.watchers).filter(of_site) {
+            watchers.push(Following {
                 id,
                 servers: plan.servers,
                 seed: random.random(),
                 record: record.clone(),
                 last_revision: last_revision.clone(),
-            }),
-        );
+            });
+        }
+        let host = format!("clients-{site}");
+        world.sim.client(host.as_str(), visit(clients, watchers));
+        hosts.push(host);
     }
     world.faults.hosts = hosts;
 
@@ -246,7 +267,12 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     }
     stop.store(true, Ordering::Relaxed);
     // A client that is in an operation ends after it, and what it left is applied or given up.
-    if !world.until(HEAL_MS, false, || converged(&running, plan.servers)) {
+    let mut steps = 0;
+    let mut look = || {
+        steps += 1;
+        steps % LOOK_STEPS == 0 && converged(&running, plan.servers)
+    };
+    if !world.until(HEAL_MS, false, &mut look) {
         record.violation(format_args!(
             "the servers were not the same within {HEAL_MS} ms of healing"
         ));
@@ -254,7 +280,7 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     // Operations of unknown outcome may still be under way; nothing new comes.
     let quiet_ms = plan.timing.propose_ms + 2_000;
     world.until(quiet_ms, false, || false);
-    if !world.until(HEAL_MS, false, || converged(&running, plan.servers)) {
+    if !world.until(HEAL_MS, false, look) {
         record.violation("the servers came apart again without load");
     }
     let stored = verdict::stored(&disks[&1])?;
