@@ -425,7 +425,9 @@ pub(crate) fn advance_stop(
         stopping.since,
         i64::try_from(stopping.grace_s).unwrap_or(i64::MAX / 1000),
     );
-    let left_s = u64::try_from(deadline.duration_since(draft.now).as_secs()).unwrap_or(0);
+    // Up to whole seconds: rounded down, a grace period would end up to a second early.
+    let left_ms = deadline.duration_since(draft.now).as_millis();
+    let left_s = u64::try_from((left_ms + 999) / 1000).unwrap_or(0);
     let lifecycle = container.lifecycle.as_ref();
     let signal = |draft: &mut Draft, grace_s: u64| {
         let name = lifecycle

@@ -438,6 +438,28 @@ fn a_second_deletion_with_less_grace_shortens_the_first() {
     );
 }
 
+/// Between the plan that stops and the one that signals some time passes; the grace is not rounded
+/// down by it.
+#[test]
+fn the_grace_period_is_whole_however_late_the_signal_is() {
+    let mut world = World::running(pod(json!({
+        "containers": [{"name": "app", "image": "x", "imagePullPolicy": "IfNotPresent"}]
+    })));
+    let deleted = world.now;
+    world.delete(2);
+    // Terminate, stop and signal are decided one after the other.
+    for _ in 0..4 {
+        let plan = crate::decide(&world.pod, &world.runtime, world.now);
+        for action in &plan.actions {
+            world.runtime.begin(action, world.now);
+        }
+        world.now += jiff::SignedDuration::from_millis(3);
+    }
+    world.wake();
+    assert_eq!(world.last_begun(), ["Signal app SIGKILL 0"]);
+    assert!(world.now.duration_since(deleted).as_millis() >= 2000);
+}
+
 #[test]
 fn a_start_that_is_under_way_is_awaited_and_then_stopped() {
     let mut world = World::new(pod(json!({
