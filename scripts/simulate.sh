@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$PATH"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/trireme/target}"
-seeds=0..12
-[ "${1:-short}" = short ] || seeds=0..200
-"$CARGO_TARGET_DIR/release/simulation" world --seeds "$seeds" --twice
+seeds=0..30
+[ "${1:-short}" = short ] || seeds=0..500
+simulation="$CARGO_TARGET_DIR/release/simulation"
+"$simulation" world --seeds "$seeds" --twice
+"$simulation" world --planted leader_restore --within 5

@@ -33,7 +33,8 @@ part 'build' scripts/build.sh
 part 'unit and property tests' cargo test --locked --release --workspace --exclude e2e --lib --bins --tests
 part 'simulation' scripts/simulate.sh "$mode"
 part 'stock clients' scripts/peers.sh
-part 'end to end' cargo test --locked --release --package e2e -- --test-threads=1 --nocapture
+# Selected over the whole workspace, so that cargo unifies the same features and compiles nothing again.
+part 'end to end' cargo test --locked --release --workspace --test 'e2e_*' -- --test-threads=1 --nocapture
 if [ "$mode" = long ]; then
   part 'measurements' scripts/bench.sh
 fi
