@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the release binaries; all of the workspace at once, so that features are the same everywhere
-# and nothing is compiled twice.
+# and nothing is compiled twice. Usage: scripts/build.sh [--tests]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$PATH"
@@ -13,4 +13,4 @@ else
   unset ROCKSDB_LIB_DIR ROCKSDB_INCLUDE_DIR
 fi
 echo "build: cargo build --release (target directory $CARGO_TARGET_DIR)"
-cargo build --release --locked --workspace --bins
+cargo build --release --locked --workspace --bins "$@"

@@ -29,7 +29,7 @@ part 'format' cargo fmt --all --check
 part 'clippy' cargo clippy --locked --workspace --all-targets -- -D warnings
 part 'purity' cargo run --locked --release --quiet --package xtask -- tidy
 part 'licences' scripts/deny.sh
-part 'build' scripts/build.sh
+part 'build' scripts/build.sh --tests
 part 'unit and property tests' cargo test --locked --release --workspace --exclude e2e --lib --bins --tests
 part 'simulation' scripts/simulate.sh "$mode"
 part 'stock clients' scripts/peers.sh
