@@ -140,6 +140,7 @@ struct Inner {
     random: ChaCha8Rng,
     /// Syncs that are under way at this moment of the world, or begin before it, end after it.
     stalled_until_ns: u64,
+    installed: u64,
 }
 
 /// What a crash did.
@@ -160,6 +161,7 @@ impl Disk {
                 character,
                 random: ChaCha8Rng::seed_from_u64(seed),
                 stalled_until_ns: 0,
+                installed: 0,
             }),
         })
     }
@@ -197,6 +199,11 @@ impl Disk {
 
     pub fn unstall(&self) {
         self.inner().stalled_until_ns = 0;
+    }
+
+    /// Snapshots of other servers that were installed here.
+    pub fn installed(&self) -> u64 {
+        self.inner().installed
     }
 
     /// Hash of the state as it is readable now.
@@ -380,6 +387,7 @@ impl Engine for SimulatedEngine {
                 inner.synced += inner.unsynced.len() as u64;
                 inner.unsynced.clear();
                 inner.checkpoint = Some(Arc::new(copy));
+                inner.installed += 1;
             }
             done(Ok(()));
         });

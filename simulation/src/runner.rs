@@ -26,7 +26,7 @@ pub fn child(seed: u64, restore_leader: bool) -> anyhow::Result<()> {
     let summary = serde_json::json!({
         "simulated_ms": outcome.simulated_ms, "servers": outcome.servers, "faults": outcome.faults,
         "writes": outcome.writes, "reads": outcome.reads, "unknown": outcome.unknown,
-        "watched": outcome.watched, "violations": outcome.violations,
+        "watched": outcome.watched, "snapshots": outcome.snapshots, "violations": outcome.violations,
     });
     let mut out = std::io::stdout().lock();
     out.write_all(outcome.trace.as_bytes())?;
@@ -52,6 +52,7 @@ pub struct Report {
     pub reads: u64,
     pub unknown: u64,
     pub watched: u64,
+    pub snapshots: u64,
     pub trace_hash: String,
     pub violations: Vec<String>,
 }
@@ -125,6 +126,7 @@ pub fn seed(seed: u64, options: &Options) -> anyhow::Result<Report> {
             report.reads = number("reads");
             report.unknown = number("unknown");
             report.watched = number("watched");
+            report.snapshots = number("snapshots");
             let violations = summary["violations"].as_array();
             report.violations = violations
                 .into_iter()
@@ -159,12 +161,13 @@ pub fn seeds(range: std::ops::Range<u64>, options: &Options) -> anyhow::Result<(
         let report = seed(number, options)?;
         let wall_s = began.elapsed().as_secs_f64();
         println!(
-            "seed {number}: {:.1} simulated s in {wall_s:.1} s ({:.0}x), {} servers, {} faults, {} writes acknowledged, \
-             {} unknown, {} reads, {} watched, trace {}{}",
+            "seed {number}: {:.1} simulated s in {wall_s:.1} s ({:.0}x), {} servers, {} faults, {} snapshots \
+             installed, {} writes acknowledged, {} unknown, {} reads, {} events watched, trace {}{}",
             report.simulated_ms as f64 / 1e3,
             report.simulated_ms as f64 / 1e3 / wall_s * f64::from(runs),
             report.servers,
             report.faults,
+            report.snapshots,
             report.writes,
             report.unknown,
             report.reads,
@@ -180,16 +183,20 @@ pub fn seeds(range: std::ops::Range<u64>, options: &Options) -> anyhow::Result<(
         }
         total.simulated_ms += report.simulated_ms;
         total.faults += report.faults;
+        total.snapshots += report.snapshots;
         total.writes += report.writes;
         total.reads += report.reads;
     }
     let wall_s = started.elapsed().as_secs_f64();
     let simulated_s = total.simulated_ms as f64 / 1e3;
     println!(
-        "{} seeds: {simulated_s:.0} simulated s in {wall_s:.1} s ({:.0}x), {} faults, {} writes acknowledged, {} reads",
+        "{} seeds{}: {simulated_s:.0} simulated s in {wall_s:.1} s ({:.0}x), {} faults, {} snapshots installed, {} writes \
+         acknowledged, {} reads",
         range.end.saturating_sub(range.start),
+        if options.twice { ", each twice" } else { "" },
         simulated_s / wall_s * f64::from(runs),
         total.faults,
+        total.snapshots,
         total.writes,
         total.reads,
     );

@@ -36,6 +36,7 @@ pub struct Outcome {
     pub reads: u64,
     pub unknown: u64,
     pub watched: u64,
+    pub snapshots: u64,
     pub violations: Vec<String>,
 }
 
@@ -304,6 +305,7 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
         reads: recorded.reads,
         unknown: recorded.unknown,
         watched: recorded.watched,
+        snapshots: disks.values().map(|disk| disk.installed()).sum(),
         violations: recorded.violations,
     })
 }
