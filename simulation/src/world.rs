@@ -71,8 +71,9 @@ impl Plan {
             },
             weights: Weights::choose(random),
             timing: Timing {
-                snapshot_entries: random.random_range(200..=2_000),
-                keep_entries: random.random_range(20..=200),
+                // Few entries kept: who is briefly away often needs a snapshot.
+                snapshot_entries: random.random_range(40..=800),
+                keep_entries: random.random_range(5..=60),
                 restore_leader,
                 ..Timing::simulated()
             },
