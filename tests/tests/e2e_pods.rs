@@ -33,7 +33,10 @@ fn pods_do_what_their_manifests_say() -> Result<()> {
         restarts_and_limits(&kubectl, &image)?;
         probes(&kubectl, &image)?;
         config_volumes(&kubectl, &image)?;
-        exec(&kubectl, &image)?;
+        for version in e2e::kubectl::VERSIONS {
+            exec(&cluster.kubectl(version)?, &image)
+                .with_context(|| format!("kubectl {version}"))?;
+        }
         names_and_services(&kubectl, &image)?;
         grace(&kubectl, &image)?;
         python(&kubectl)

@@ -208,6 +208,9 @@ fn arguments(
 
 fn print_next_steps(data: &std::path::Path, state: &State, no_sample: bool) {
     let kubeconfig = data.join("kubeconfig");
+    // The name that works in the reader's shell, which may not find this program on its PATH.
+    let program = std::env::current_exe()
+        .map_or_else(|_| "trireme".to_owned(), |path| path.display().to_string());
     println!("\nThree things to try:\n");
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get nodes,pods -o wide");
@@ -217,8 +220,8 @@ fn print_next_steps(data: &std::path::Path, state: &State, no_sample: bool) {
         println!("  kubectl create deployment web --image=trireme.local/hello --replicas=2");
     }
     println!(
-        "  kill -9 <PID of the leader above>; trireme status --data {}    # it sails on",
+        "  kill -9 <PID of the leader above>; {program} status --data {}    # it sails on",
         data.display()
     );
-    println!("\n`trireme down --data {}` ends it.", data.display());
+    println!("\n`{program} down --data {}` ends it.", data.display());
 }
