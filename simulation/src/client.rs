@@ -243,6 +243,8 @@ async fn config_map_operation(
             Answer::read(Some(found))
         }),
         (404, Action::Read) => Answer::read(None),
+        // The namespace is not there yet: says nothing about the key.
+        (404, Action::CompareAndSwap { expected: None, .. }) => Answer::only(Outcome::Failed),
         (404 | 409, Action::CompareAndSwap { .. }) => Answer::only(Outcome::Mismatch),
         _ => Answer::only(Outcome::Unknown),
     }
