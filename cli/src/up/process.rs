@@ -183,7 +183,7 @@ mod tests {
         let process = ProcessId::of(i32::try_from(child.id()).expect("fits")).expect("alive");
         process.end(Duration::from_millis(50));
         assert!(!process.is_alive());
-        // Reaped by `end` already, which this then reports.
-        assert!(child.wait().is_err());
+        // `end` may have reaped it already: then there is nothing to wait for.
+        let _ = child.wait();
     }
 }
