@@ -15,6 +15,9 @@ const PURE: &[&str] = &[
     "server/decide",
     "node/decide",
     "check",
+    "proxy/decide",
+    "xds",
+    "server/mesh",
 ];
 
 /// What a pure crate may not name, and why.
@@ -49,13 +52,18 @@ const RANK: &[(&str, u8)] = &[
     ("trireme-check", 0),
     ("trireme-state", 1),
     ("trireme-decide", 1),
+    ("trireme-proxy-decide", 1),
     ("trireme-node-decide", 1),
+    ("trireme-xds", 2),
     ("trireme-client", 2),
     ("trireme-raft", 2),
     ("trireme-container", 2),
     ("trireme-image", 2),
     ("trireme-network", 2),
     ("trireme-stream", 2),
+    ("trireme-mesh", 3),
+    ("trireme-proxy", 3),
+    ("trireme-xds-server", 3),
     ("trireme-api", 3),
     ("trireme-server", 4),
     ("trireme-node", 4),

@@ -1,0 +1,1 @@
+//! The proxy: listeners, pools, the xDS client and telemetry around the decisions of `proxy/decide`.

@@ -1,0 +1,1 @@
+//! Istio's and Kubernetes' objects to proxy configuration, as a pure function of a view.

@@ -1,0 +1,1 @@
+//! Streams configuration as xDS: aggregated, state of the world and delta.
