@@ -17,6 +17,7 @@ pub mod apply;
 pub mod defaults;
 pub mod discovery;
 pub mod event;
+pub mod istio;
 pub mod kinds;
 pub mod meta;
 pub mod openapi;
