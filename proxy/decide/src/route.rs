@@ -1,0 +1,5 @@
+//! Which virtual host and route a request takes.
+
+mod domains;
+
+pub use domains::Domains;
