@@ -54,22 +54,39 @@ fn resource_v2(kind: &'static Kind) -> Value {
     resource
 }
 
-fn aggregated(groups: impl Iterator<Item = (&'static str, &'static str)>) -> Value {
-    let items: Vec<Value> = groups
-        .map(|(group, version)| {
+/// Every group with its versions, the preferred one first.
+fn versions() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
+    for (group, version) in kinds::groups() {
+        match groups.iter_mut().find(|(name, _)| *name == group) {
+            Some((_, versions)) => versions.push(version),
+            None => groups.push((group, vec![version])),
+        }
+    }
+    groups
+}
+
+fn aggregated(wanted: impl Fn(&str) -> bool) -> Value {
+    let items: Vec<Value> = versions()
+        .into_iter()
+        .filter(|(group, _)| wanted(group))
+        .map(|(group, versions)| {
             let mut metadata = Map::new();
             metadata.insert("creationTimestamp".to_owned(), Value::Null);
             if !group.is_empty() {
                 metadata.insert("name".to_owned(), group.into());
             }
-            json!({
-                "metadata": metadata,
-                "versions": [{
-                    "version": version,
-                    "resources": resources_v2(group, version),
-                    "freshness": "Current",
-                }],
-            })
+            let versions: Vec<Value> = versions
+                .into_iter()
+                .map(|version| {
+                    json!({
+                        "version": version,
+                        "resources": resources_v2(group, version),
+                        "freshness": "Current",
+                    })
+                })
+                .collect();
+            json!({"metadata": metadata, "versions": versions})
         })
         .collect();
     json!({
@@ -82,20 +99,12 @@ fn aggregated(groups: impl Iterator<Item = (&'static str, &'static str)>) -> Val
 
 /// What `/api` answers with when asked for `as=APIGroupDiscoveryList`.
 pub fn aggregated_core() -> Value {
-    aggregated(
-        kinds::groups()
-            .into_iter()
-            .filter(|(group, _)| group.is_empty()),
-    )
+    aggregated(str::is_empty)
 }
 
 /// What `/apis` answers with when asked for `as=APIGroupDiscoveryList`.
 pub fn aggregated_apis() -> Value {
-    aggregated(
-        kinds::groups()
-            .into_iter()
-            .filter(|(group, _)| !group.is_empty()),
-    )
+    aggregated(|group| !group.is_empty())
 }
 
 /// What `/api` answers with otherwise. `server_address` is the advertised `host:port`.
@@ -107,27 +116,30 @@ pub fn api_versions(server_address: &str) -> Value {
     })
 }
 
-fn group_value(group: &str, version: &str) -> Value {
-    let shown = json!({"groupVersion": group_version(group, version), "version": version});
-    json!({"name": group, "versions": [shown.clone()], "preferredVersion": shown})
+fn group_value(group: &str, versions: &[&str]) -> Value {
+    let shown: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": group_version(group, version), "version": version}))
+        .collect();
+    json!({"name": group, "versions": shown, "preferredVersion": shown.first()})
 }
 
 /// What `/apis` answers with otherwise.
 pub fn api_group_list() -> Value {
-    let groups: Vec<Value> = kinds::groups()
+    let groups: Vec<Value> = versions()
         .into_iter()
         .filter(|(group, _)| !group.is_empty())
-        .map(|(group, version)| group_value(group, version))
+        .map(|(group, versions)| group_value(group, &versions))
         .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// What `/apis/GROUP` answers with.
 pub fn api_group(group: &str) -> Option<Value> {
-    let (group, version) = kinds::groups()
+    let (group, versions) = versions()
         .into_iter()
         .find(|(name, _)| !name.is_empty() && *name == group)?;
-    let mut value = group_value(group, version);
+    let mut value = group_value(group, &versions);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Some(value)
@@ -201,9 +213,11 @@ mod tests {
             .iter()
             .chain(apis["items"].as_array().unwrap());
         let mut count = 0;
-        for group in groups {
+        for (name, version) in groups.flat_map(|group| {
             let name = group["metadata"]["name"].as_str().unwrap_or("");
-            let version = &group["versions"][0];
+            let versions = group["versions"].as_array().unwrap();
+            versions.iter().map(move |version| (name, version))
+        }) {
             let legacy = resources(name, version["version"].as_str().unwrap()).unwrap();
             for resource in version["resources"].as_array().unwrap() {
                 count += 1;
@@ -247,5 +261,8 @@ mod tests {
             "apps/v1"
         );
         assert_eq!(api_group(""), None);
+        let istio = api_group("networking.istio.io").unwrap();
+        assert_eq!(istio["preferredVersion"]["version"], "v1");
+        assert_eq!(istio["versions"].as_array().unwrap().len(), 3);
     }
 }

@@ -118,6 +118,22 @@ impl Kind {
         format!("{}List", self.kind)
     }
 
+    /// The kind in whose form objects of this one are stored: itself, but for the further views of a storage.
+    pub fn stored(&'static self) -> &'static Kind {
+        if self.is_virtual() {
+            return self;
+        }
+        all()
+            .iter()
+            .find(|kind| kind.storage == self.storage)
+            .unwrap_or(self)
+    }
+
+    /// Whether this is one of Istio's kinds, which have rules and a schema of their own and no protobuf form.
+    pub fn is_istio(&self) -> bool {
+        self.group == crate::istio::GROUP
+    }
+
     /// Answered but never stored (access reviews).
     pub fn is_virtual(&self) -> bool {
         self.storage.is_empty()
@@ -152,7 +168,8 @@ pub fn all() -> &'static [Kind] {
     &rows::TABLE
 }
 
-/// Group and version of every group served, core first, in discovery's order.
+/// Group and version of every group served, core first, in discovery's order: the versions of a group are neighbours,
+/// the preferred one first.
 pub fn groups() -> Vec<(&'static str, &'static str)> {
     let mut groups = Vec::new();
     for kind in all() {
@@ -203,11 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn each_storage_is_its_own_but_for_events() {
+    fn each_storage_is_its_own_but_for_views_of_one_kind() {
         for one in all() {
             for other in all() {
                 if one != other && one.storage == other.storage && !one.is_virtual() {
-                    assert_eq!((one.kind, other.kind), ("Event", "Event"));
+                    assert_eq!(one.kind, other.kind);
+                    assert!(one.kind == "Event" || one.is_istio());
+                    assert_eq!(one.stored(), other.stored());
                 }
             }
             let own = if one.group.is_empty() || one.kind == "Event" {
@@ -223,11 +242,17 @@ mod tests {
     fn lookups_find_what_the_table_holds() {
         for kind in all() {
             assert_eq!(find(kind.group, kind.version, kind.plural), Some(kind));
-            assert_eq!(find(kind.group, "", kind.plural), Some(kind));
+            let preferred = find(kind.group, "", kind.plural).unwrap();
+            assert_eq!(preferred.kind, kind.kind);
             assert_eq!(find_kind(&kind.api_version(), kind.kind), Some(kind));
         }
         assert_eq!(find("apps", "v1beta1", "deployments"), None);
         assert_eq!(find_kind("v1", "Deployment"), None);
         assert_eq!(DEPLOYMENT.group_resource(), "deployments.apps");
+        let preferred = find("networking.istio.io", "", "virtualservices");
+        assert_eq!(preferred, Some(VIRTUAL_SERVICE));
+        assert_eq!(VIRTUAL_SERVICE_V1ALPHA3.stored(), VIRTUAL_SERVICE);
+        assert_eq!(ENVOY_FILTER.stored(), ENVOY_FILTER);
+        assert_eq!(EVENTS_EVENT.stored(), EVENT);
     }
 }

@@ -82,12 +82,10 @@ enum Found {
 
 /// The type that apiVersion and kind name.
 fn find(api_version: &str, kind: &str) -> Option<Found> {
-    let definition = if let Some(row) = kinds::find_kind(api_version, kind) {
+    let find_kind = |kind: &str| kinds::find_kind(api_version, kind).filter(|row| !row.is_istio());
+    let definition = if let Some(row) = find_kind(kind) {
         row.definition()
-    } else if let Some(row) = kind
-        .strip_suffix("List")
-        .and_then(|kind| kinds::find_kind(api_version, kind))
-    {
+    } else if let Some(row) = kind.strip_suffix("List").and_then(find_kind) {
         return tree().index(&row.definition()).map(Found::List);
     } else {
         match (api_version, kind) {

@@ -14,6 +14,9 @@ use serde_json::Value;
 use crate::kinds::Kind;
 use crate::status::Status;
 
+/// Start of the names of Istio's types, whose old spellings are brought to today's before the check.
+const ISTIO_PACKAGE: &str = "io.istio.networking.";
+
 /// What to do about unknown and repeated fields: the query parameter `fieldValidation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldValidation {
@@ -77,6 +80,11 @@ pub fn check_type(
         return Err(Status::internal(format!("no schema for {definition}")));
     };
     let name = tree::tree().types[root].short_name();
+    let old_spellings = if definition.starts_with(ISTIO_PACKAGE) {
+        crate::istio::normalize(name, object)
+    } else {
+        Vec::new()
+    };
     let refuse = |why: &str| {
         Status::bad_request(format!(
             "{name} in version {version:?} cannot be handled as a {name}: {why}"
@@ -88,10 +96,14 @@ pub fn check_type(
         .map(|field| format!("unknown field {field:?}"))
         .collect();
     faults.extend(duplicates);
+    let warned = |mut faults: Vec<String>| {
+        faults.extend(old_spellings);
+        faults
+    };
     match mode {
-        FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Warn => Ok(faults),
-        FieldValidation::Strict if faults.is_empty() => Ok(Vec::new()),
+        FieldValidation::Ignore => Ok(warned(Vec::new())),
+        FieldValidation::Warn => Ok(warned(faults)),
+        FieldValidation::Strict if faults.is_empty() => Ok(warned(Vec::new())),
         FieldValidation::Strict => Err(refuse(&format!(
             "strict decoding error: {}",
             faults.join(", ")

@@ -31,6 +31,28 @@ fn counts_generations(kind: &Kind) -> bool {
         || *kind == *kinds::REPLICA_SET
         || *kind == *kinds::POD
         || *kind == *kinds::ENDPOINT_SLICE
+        || kind.is_istio()
+}
+
+/// Whether a PUT of an object that does not exist creates it. Kubernetes decides it kind by kind
+/// (`AllowCreateOnUpdate` of its strategies).
+pub fn creates_on_update(kind: &Kind) -> bool {
+    [
+        kinds::ENDPOINTS,
+        kinds::EVENT,
+        kinds::SERVICE,
+        kinds::LEASE,
+        kinds::ROLE,
+        kinds::ROLE_BINDING,
+        kinds::CLUSTER_ROLE,
+        kinds::CLUSTER_ROLE_BINDING,
+    ]
+    .contains(&kind)
+}
+
+/// Whether an update must say which version it replaces: leases are how programs exclude each other.
+pub fn needs_version_on_update(kind: &Kind) -> bool {
+    *kind == *kinds::LEASE
 }
 
 /// Fits a new object for storing: identity, time of creation, first generation, initial status.
@@ -57,6 +79,10 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, uid: &str, now: jiff::Tim
     }
     if has_status(kind) && *kind != *kinds::NODE {
         map_mut(object).remove("status");
+    }
+    if kind.is_istio() {
+        // As a custom resource: no status until a controller writes one.
+        return;
     }
     if *kind == *kinds::POD {
         object["status"] = json!({"phase": "Pending", "qosClass": quality_of_service(object)});

@@ -301,8 +301,104 @@ pub const SELF_SUBJECT_REVIEW: &Kind = &review(
     "selfsubjectreview",
 );
 
-/// Every kind, in the order in which discovery lists groups and, within a group, resources.
-pub(super) static TABLE: [Kind; 22] = [
+const ISTIO: Kind = Kind {
+    categories: &["istio-io", "networking-istio-io"],
+    ..grouped(crate::istio::GROUP, "", "", "", "", "")
+};
+
+/// The rows of one of Istio's kinds: one storage, three versions, of which v1 is stored.
+macro_rules! istio {
+    ($kind:literal, $plural:literal, $singular:literal, $short:expr, $v1:ident, $v1beta1:ident, $v1alpha3:ident) => {
+        istio!($kind, $plural, $singular, $short, "v1", $v1);
+        istio!($kind, $plural, $singular, $short, "v1beta1", $v1beta1);
+        istio!($kind, $plural, $singular, $short, "v1alpha3", $v1alpha3);
+    };
+    ($kind:literal, $plural:literal, $singular:literal, $short:expr, $version:literal, $name:ident) => {
+        pub const $name: &Kind = &Kind {
+            version: $version,
+            kind: $kind,
+            plural: $plural,
+            singular: $singular,
+            short_names: $short,
+            subresources: &[part(
+                "status",
+                crate::istio::GROUP,
+                $version,
+                $kind,
+                READ_WRITE,
+            )],
+            storage: concat!("/registry/networking.istio.io/", $plural),
+            package: concat!("io.istio.networking.", $version),
+            ..ISTIO
+        };
+    };
+}
+istio!(
+    "VirtualService",
+    "virtualservices",
+    "virtualservice",
+    &["vs"],
+    VIRTUAL_SERVICE,
+    VIRTUAL_SERVICE_V1BETA1,
+    VIRTUAL_SERVICE_V1ALPHA3
+);
+istio!(
+    "DestinationRule",
+    "destinationrules",
+    "destinationrule",
+    &["dr"],
+    DESTINATION_RULE,
+    DESTINATION_RULE_V1BETA1,
+    DESTINATION_RULE_V1ALPHA3
+);
+istio!(
+    "Gateway",
+    "gateways",
+    "gateway",
+    &["gw"],
+    GATEWAY,
+    GATEWAY_V1BETA1,
+    GATEWAY_V1ALPHA3
+);
+istio!(
+    "ServiceEntry",
+    "serviceentries",
+    "serviceentry",
+    &["se"],
+    SERVICE_ENTRY,
+    SERVICE_ENTRY_V1BETA1,
+    SERVICE_ENTRY_V1ALPHA3
+);
+istio!(
+    "Sidecar",
+    "sidecars",
+    "sidecar",
+    &[],
+    SIDECAR,
+    SIDECAR_V1BETA1,
+    SIDECAR_V1ALPHA3
+);
+istio!(
+    "WorkloadEntry",
+    "workloadentries",
+    "workloadentry",
+    &["we"],
+    WORKLOAD_ENTRY,
+    WORKLOAD_ENTRY_V1BETA1,
+    WORKLOAD_ENTRY_V1ALPHA3
+);
+istio!(
+    "EnvoyFilter",
+    "envoyfilters",
+    "envoyfilter",
+    &[],
+    "v1alpha3",
+    ENVOY_FILTER
+);
+
+/// Every kind, in the order in which discovery lists groups, their versions (the preferred one first) and, within a
+/// version, resources. Of kinds that share a storage the first is the one whose form is stored.
+pub(super) static TABLE: [Kind; 41] = [
     *CONFIG_MAP,
     *ENDPOINTS,
     *EVENT,
@@ -325,4 +421,23 @@ pub(super) static TABLE: [Kind; 22] = [
     *ROLE,
     *LEASE,
     *ENDPOINT_SLICE,
+    *DESTINATION_RULE,
+    *GATEWAY,
+    *SERVICE_ENTRY,
+    *SIDECAR,
+    *VIRTUAL_SERVICE,
+    *WORKLOAD_ENTRY,
+    *DESTINATION_RULE_V1BETA1,
+    *GATEWAY_V1BETA1,
+    *SERVICE_ENTRY_V1BETA1,
+    *SIDECAR_V1BETA1,
+    *VIRTUAL_SERVICE_V1BETA1,
+    *WORKLOAD_ENTRY_V1BETA1,
+    *DESTINATION_RULE_V1ALPHA3,
+    *ENVOY_FILTER,
+    *GATEWAY_V1ALPHA3,
+    *SERVICE_ENTRY_V1ALPHA3,
+    *SIDECAR_V1ALPHA3,
+    *VIRTUAL_SERVICE_V1ALPHA3,
+    *WORKLOAD_ENTRY_V1ALPHA3,
 ];

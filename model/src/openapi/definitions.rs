@@ -7,7 +7,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::kinds;
-use crate::schema::tree::{Container, Field, Merge, tree};
+use crate::schema::tree::{Container, Field, Merge, Rule, Shape, Type, tree};
 
 const V2_PREFIX: &str = "#/definitions/";
 const V3_PREFIX: &str = "#/components/schemas/";
@@ -34,6 +34,11 @@ pub fn definitions() -> Map<String, Value> {
         schema["description"] = description;
         definitions.insert(name.to_owned(), schema);
     }
+    for each in &tree().types {
+        if !each.description.is_empty() {
+            definitions.insert(each.name.to_owned(), written(each));
+        }
+    }
     for kind in kinds::all() {
         definitions.insert(
             format!("{}.{}", kind.package, kind.list_kind()),
@@ -44,6 +49,94 @@ pub fn definitions() -> Map<String, Value> {
         extend(name, schema);
     }
     definitions
+}
+
+/// A type that is described in the table of types itself.
+fn written(each: &Type) -> Value {
+    let mut properties = Map::new();
+    let is_object = kinds::all()
+        .iter()
+        .any(|kind| kind.definition() == each.name);
+    if is_object {
+        for (name, description) in [
+            (
+                "apiVersion",
+                "Group and version of the form that this object is in.",
+            ),
+            ("kind", "The kind of the object."),
+        ] {
+            properties.insert(
+                name.to_owned(),
+                json!({"type": "string", "description": description}),
+            );
+        }
+    }
+    for field in &each.fields {
+        let one = schema_of(field);
+        let mut schema = match field.container {
+            Container::One => one,
+            Container::List => json!({"type": "array", "items": one}),
+            Container::Map => json!({"type": "object", "additionalProperties": one}),
+        };
+        if !field.description.is_empty() {
+            schema["description"] = field.description.into();
+        }
+        properties.insert(field.name.to_owned(), schema);
+    }
+    let mut schema =
+        json!({"description": each.description, "type": "object", "properties": properties});
+    let required: Vec<&str> = each
+        .fields
+        .iter()
+        .filter(|field| field.required)
+        .map(|field| field.name)
+        .collect();
+    if !required.is_empty() {
+        schema["required"] = required.into();
+    }
+    schema
+}
+
+/// One value of a field.
+fn schema_of(field: &Field) -> Value {
+    match field.shape {
+        Shape::Struct(index) => {
+            json!({"$ref": format!("{V2_PREFIX}{}", tree().types[index].name)})
+        }
+        Shape::Bool => json!({"type": "boolean"}),
+        Shape::Int32 => json!({"type": "integer", "format": "int32"}),
+        Shape::Int64 => match field.rule {
+            Rule::Unsigned32 => {
+                json!({"type": "integer", "format": "int64", "minimum": 0, "maximum": u32::MAX})
+            }
+            _ => json!({"type": "integer", "format": "int64"}),
+        },
+        Shape::Double => json!({"type": "number", "format": "double"}),
+        Shape::IntOrString => json!({"x-kubernetes-int-or-string": true}),
+        Shape::Raw => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        Shape::Bytes => json!({"type": "string", "format": "byte"}),
+        Shape::Time | Shape::MicroTime => json!({"type": "string", "format": "date-time"}),
+        Shape::Strings => json!({"type": "array", "items": {"type": "string"}}),
+        Shape::Fields => json!({"type": "object"}),
+        Shape::String | Shape::Quantity => match &field.rule {
+            Rule::OneOf(allowed) => json!({"type": "string", "enum": allowed}),
+            _ => json!({"type": "string"}),
+        },
+    }
+}
+
+/// Takes from a v2 document the types that an old client would hold old spellings against.
+pub fn loosen(definitions: &mut Map<String, Value>) {
+    for each in &tree().types {
+        for field in each.fields.iter().filter(|field| field.loose) {
+            if let Some(schema) = definitions
+                .get_mut(each.name)
+                .and_then(|schema| schema["properties"].get_mut(field.name))
+            {
+                *schema = json!({"description": field.description, "x-kubernetes-preserve-unknown-fields": true});
+            }
+        }
+    }
 }
 
 /// Descriptions, types and required fields, as crate k8s-openapi has them.

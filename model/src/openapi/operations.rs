@@ -360,6 +360,12 @@ fn render(operation: &Operation, id: &str, form: Form) -> Value {
     let identity =
         json!({"group": operation.group, "version": operation.version, "kind": operation.kind});
     let is_patch = operation.method == "patch";
+    // Custom resources do not offer strategic merge patches, and kubectl goes by that.
+    let patch_types = if operation.group == crate::istio::GROUP {
+        &PATCH_TYPES[..3]
+    } else {
+        &PATCH_TYPES[..]
+    };
     let mut rendered = json!({
         "operationId": id,
         "x-kubernetes-action": operation.action,
@@ -372,7 +378,7 @@ fn render(operation: &Operation, id: &str, form: Form) -> Value {
                 parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": reference(body)}));
             }
             rendered["consumes"] = if is_patch {
-                PATCH_TYPES.as_slice().into()
+                patch_types.into()
             } else {
                 json!(["*/*"])
             };
@@ -384,7 +390,7 @@ fn render(operation: &Operation, id: &str, form: Form) -> Value {
             let content =
                 |name: &str| json!({"schema": {"$ref": format!("#/components/schemas/{name}")}});
             if let Some(body) = &operation.body {
-                let types: &[&str] = if is_patch { &PATCH_TYPES } else { &["*/*"] };
+                let types: &[&str] = if is_patch { patch_types } else { &["*/*"] };
                 let bodies: Map<String, Value> = types
                     .iter()
                     .map(|kind| ((*kind).to_owned(), content(body)))

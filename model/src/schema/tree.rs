@@ -1,12 +1,15 @@
-//! Every type the table of kinds reaches, compiled once from `types.txt` (which `generate.py` writes).
+//! Every type the table of kinds reaches, compiled once from `types.txt` (which `generate.py` writes) and `istio.txt`
+//! (written by hand).
 //!
 //! A line without indentation names a type; the indented lines after it are its fields: protobuf number (0 where the
 //! protobuf form has none), JSON name (`...` for a struct whose fields JSON shows inline), shape, then how lists merge.
+//! Types that are described nowhere else have rules beside the shape ([`Rule`], `required`, `loose`) and, after a `#`,
+//! what they mean.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-static TYPES: &str = include_str!("types.txt");
+static TYPES: &str = concat!(include_str!("types.txt"), include_str!("istio.txt"));
 
 /// What a single value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,21 @@ pub enum Merge {
     Atomic,
 }
 
+/// What a value must be beside its shape.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Rule {
+    #[default]
+    None,
+    /// One of these.
+    OneOf(Vec<&'static str>),
+    /// A duration of at least a millisecond.
+    Duration,
+    /// As `Duration`, or none at all.
+    DurationOrZero,
+    /// From 0 to 2^32−1.
+    Unsigned32,
+}
+
 #[derive(Debug, Clone)]
 pub struct Field {
     pub number: u32,
@@ -67,6 +85,12 @@ pub struct Field {
     /// Strategies of strategic merge patch (`merge`, `retainKeys`), comma-separated; empty for none.
     pub patch_strategy: &'static str,
     pub patch_merge_key: &'static str,
+    pub rule: Rule,
+    pub required: bool,
+    /// OpenAPI v2, which old clients check objects against, says nothing of its type: an old spelling has another one.
+    pub loose: bool,
+    /// Empty where the type is described by crate k8s-openapi.
+    pub description: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +101,8 @@ pub struct Type {
     pub atomic: bool,
     /// In the order of Kubernetes' own declaration.
     pub fields: Vec<Field>,
+    /// Empty where the type is described by crate k8s-openapi.
+    pub description: &'static str,
 }
 
 impl Type {
@@ -110,16 +136,20 @@ impl Tree {
         let names = text.lines().filter(|line| !line.starts_with(' '));
         let by_name: BTreeMap<&'static str, usize> = names
             .enumerate()
-            .map(|(index, line)| (line.trim_end_matches(" atomic"), index))
+            .map(|(index, line)| (described(line).0.trim_end_matches(" atomic"), index))
             .collect();
         let mut types: Vec<Type> = Vec::with_capacity(by_name.len());
         for line in text.lines() {
             match line.strip_prefix(' ') {
-                None => types.push(Type {
-                    name: line.trim_end_matches(" atomic"),
-                    atomic: line.ends_with(" atomic"),
-                    fields: Vec::new(),
-                }),
+                None => {
+                    let (head, description) = described(line);
+                    types.push(Type {
+                        name: head.trim_end_matches(" atomic"),
+                        atomic: head.ends_with(" atomic"),
+                        fields: Vec::new(),
+                        description,
+                    });
+                }
                 Some(line) => {
                     let field = parse_field(line, &by_name);
                     let owner = types.last_mut().expect("types.txt starts with a type");
@@ -157,7 +187,13 @@ impl Tree {
     }
 }
 
+/// A line and what it says after a `#`.
+fn described(line: &'static str) -> (&'static str, &'static str) {
+    line.split_once(" # ").unwrap_or((line, ""))
+}
+
 fn parse_field(line: &'static str, by_name: &BTreeMap<&'static str, usize>) -> Field {
+    let (line, description) = described(line);
     let mut words = line.split(' ');
     let mut word = || {
         words
@@ -200,9 +236,25 @@ fn parse_field(line: &'static str, by_name: &BTreeMap<&'static str, usize>) -> F
         keys: Vec::new(),
         patch_strategy: "",
         patch_merge_key: "",
+        rule: Rule::None,
+        required: false,
+        loose: false,
+        description,
     };
     for rule in words {
-        if let Some(keys) = rule.strip_prefix("list-map:") {
+        if let Some(allowed) = rule.strip_prefix("enum:") {
+            field.rule = Rule::OneOf(allowed.split(',').collect());
+        } else if rule == "duration" {
+            field.rule = Rule::Duration;
+        } else if rule == "duration-or-zero" {
+            field.rule = Rule::DurationOrZero;
+        } else if rule == "u32" {
+            field.rule = Rule::Unsigned32;
+        } else if rule == "required" {
+            field.required = true;
+        } else if rule == "loose" {
+            field.loose = true;
+        } else if let Some(keys) = rule.strip_prefix("list-map:") {
             field.merge = Merge::ByKeys;
             field.keys = keys.split(',').collect();
         } else if rule == "list-set" {

@@ -102,7 +102,31 @@ pub(super) fn cells(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Vec<Va
             ]
         }
         "RoleBinding" | "ClusterRoleBinding" => role_binding(object, name, age),
+        "VirtualService" => vec![
+            name.into(),
+            as_json(&spec["gateways"]),
+            as_json(&spec["hosts"]),
+            age.into(),
+        ],
+        "DestinationRule" => vec![name.into(), as_json(&spec["host"]), age.into()],
+        "ServiceEntry" => vec![
+            name.into(),
+            as_json(&spec["hosts"]),
+            as_json(&spec["location"]),
+            as_json(&spec["resolution"]),
+            age.into(),
+        ],
+        "WorkloadEntry" => vec![name.into(), age.into(), as_json(&spec["address"])],
+        "Gateway" | "Sidecar" | "EnvoyFilter" => vec![name.into(), age.into()],
         _ => vec![name.into(), meta::creation_timestamp(object).into()],
+    }
+}
+
+/// How a custom resource's column of type string shows a value: text as it is, lists as JSON, nothing as nothing.
+fn as_json(value: &Value) -> Value {
+    match value {
+        Value::Null | Value::String(_) => value.clone(),
+        other => other.to_string().into(),
     }
 }
 

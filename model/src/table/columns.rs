@@ -188,6 +188,32 @@ const ROLE_BINDING: &[Column] = &[
     wide("ServiceAccounts", "Service accounts to whom it is granted."),
 ];
 
+const CREATED: Column = Column {
+    cell_type: "date",
+    ..text("Age", "Time since the server created the object.")
+};
+const VIRTUAL_SERVICE: &[Column] = &[
+    NAME,
+    text("Gateways", "Gateways and sidecars that use these routes."),
+    text("Hosts", "Names that requests are for."),
+    CREATED,
+];
+const DESTINATION_RULE: &[Column] = &[
+    NAME,
+    text("Host", "Service that the policies are for."),
+    CREATED,
+];
+const SERVICE_ENTRY: &[Column] = &[
+    NAME,
+    text("Hosts", "Names of the service."),
+    text("Location", "Whether its endpoints are of the mesh."),
+    text("Resolution", "Where its endpoints come from."),
+    CREATED,
+];
+const WORKLOAD_ENTRY: &[Column] = &[NAME, CREATED, text("Address", "Address of the endpoint.")];
+/// What a custom resource without columns of its own shows.
+const CUSTOM: &[Column] = &[NAME, CREATED];
+
 const PLAIN: &[Column] = &[
     NAME,
     Column {
@@ -213,6 +239,11 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "ReplicaSet" => REPLICA_SET,
         "Deployment" => DEPLOYMENT,
         "RoleBinding" | "ClusterRoleBinding" => ROLE_BINDING,
+        "VirtualService" => VIRTUAL_SERVICE,
+        "DestinationRule" => DESTINATION_RULE,
+        "ServiceEntry" => SERVICE_ENTRY,
+        "WorkloadEntry" => WORKLOAD_ENTRY,
+        "Gateway" | "Sidecar" | "EnvoyFilter" => CUSTOM,
         _ => PLAIN,
     }
 }

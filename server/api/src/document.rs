@@ -1,8 +1,8 @@
-//! An object on its way out, and the two views of events.
+//! An object on its way out, and the views of what has several: events, and kinds served in several versions.
 
 use trireme_model::kinds::{self, Kind};
 use trireme_model::status::Status;
-use trireme_model::{Value, event};
+use trireme_model::{Value, event, meta};
 
 use crate::store::Stored;
 
@@ -15,13 +15,13 @@ pub(crate) enum Document {
 
 impl Document {
     /// The stored object as `kind` shows it.
-    pub fn of(kind: &Kind, stored: Stored) -> Result<Document, Status> {
-        if *kind == *kinds::EVENTS_EVENT {
-            let mut value = stored.value()?;
-            event::to_events(&mut value);
-            return Ok(Document::Value(value));
+    pub fn of(kind: &'static Kind, stored: Stored) -> Result<Document, Status> {
+        if kind.stored() == kind {
+            return Ok(Document::Stored(stored));
         }
-        Ok(Document::Stored(stored))
+        let mut value = stored.value()?;
+        outward(kind, &mut value);
+        Ok(Document::Value(value))
     }
 
     pub fn value(&self) -> Result<Value, Status> {
@@ -52,25 +52,27 @@ impl Document {
     }
 }
 
-/// The kind whose rules a stored object follows: events are kept, defaulted and validated as core/v1.
+/// The kind whose rules a stored object follows: events are kept, defaulted and validated as core/v1, Istio's kinds
+/// as v1.
 pub(crate) fn stored_kind(kind: &'static Kind) -> &'static Kind {
-    if *kind == *kinds::EVENTS_EVENT {
-        kinds::EVENT
-    } else {
-        kind
-    }
+    kind.stored()
 }
 
 /// From the stored form to that of `kind`.
-pub(crate) fn outward(kind: &Kind, object: &mut Value) {
+pub(crate) fn outward(kind: &'static Kind, object: &mut Value) {
     if *kind == *kinds::EVENTS_EVENT {
         event::to_events(object);
+    } else if kind.stored() != kind {
+        meta::map_mut(object).insert("apiVersion".to_owned(), kind.api_version().into());
     }
 }
 
 /// From the form of `kind` to the stored one.
-pub(crate) fn inward(kind: &Kind, object: &mut Value) {
+pub(crate) fn inward(kind: &'static Kind, object: &mut Value) {
+    let stored = kind.stored();
     if *kind == *kinds::EVENTS_EVENT {
         event::to_core(object);
+    } else if stored != kind {
+        meta::map_mut(object).insert("apiVersion".to_owned(), stored.api_version().into());
     }
 }

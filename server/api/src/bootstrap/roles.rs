@@ -41,6 +41,40 @@ fn cluster_binding(name: &str, role: &str, subjects: &[(&str, &str)]) -> Value {
     })
 }
 
+/// A role that gathers the rules of all that carry its label, its own ones and those of kinds added later.
+/// The rules are there from the first moment; the controller keeps them so.
+fn aggregated_role(name: &str, feeds: Option<&str>, rules: Vec<Value>) -> Value {
+    let mut role = cluster_role(name, rules);
+    role["aggregationRule"] =
+        json!({ "clusterRoleSelectors": [{ "matchLabels": { aggregate_label(name): "true" } }] });
+    if let Some(feeds) = feeds {
+        role["metadata"]["labels"][aggregate_label(feeds)] = "true".into();
+    }
+    role
+}
+
+/// The rules that such a role has of its own.
+fn aggregate_to(name: &str, rules: Vec<Value>) -> Value {
+    let mut role = cluster_role(&format!("system:aggregate-to-{name}"), rules);
+    role["metadata"]["labels"][aggregate_label(name)] = "true".into();
+    role
+}
+
+fn aggregate_label(name: &str) -> String {
+    format!("{GROUP}/aggregate-to-{name}")
+}
+
+/// One list after the other, each rule once, as the controller puts them together.
+fn together(lists: [Vec<Value>; 2]) -> Vec<Value> {
+    let mut rules = Vec::new();
+    for rule in lists.into_iter().flatten() {
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    rules
+}
+
 /// What a reader of a namespace sees: everything but secrets and permissions.
 fn view_rules() -> Vec<Value> {
     vec![
@@ -108,12 +142,12 @@ fn view_rules() -> Vec<Value> {
             &["policy"],
             &["poddisruptionbudgets", "poddisruptionbudgets/status"],
         ),
+        rule(READ, &["networking.istio.io"], ALL),
     ]
 }
 
 fn edit_rules() -> Vec<Value> {
-    let mut rules = view_rules();
-    rules.extend([
+    vec![
         rule(
             READ,
             &[""],
@@ -127,6 +161,19 @@ fn edit_rules() -> Vec<Value> {
             ],
         ),
         rule(&["impersonate"], &[""], &["serviceaccounts"]),
+        rule(
+            WRITE,
+            &["networking.istio.io"],
+            &[
+                "destinationrules",
+                "envoyfilters",
+                "gateways",
+                "serviceentries",
+                "sidecars",
+                "virtualservices",
+                "workloadentries",
+            ],
+        ),
         rule(
             &["create"],
             &[""],
@@ -189,32 +236,31 @@ fn edit_rules() -> Vec<Value> {
             &["coordination.k8s.io"],
             &["leases"],
         ),
-    ]);
-    rules
+    ]
 }
 
 fn admin_rules() -> Vec<Value> {
-    let mut rules = edit_rules();
-    rules.push(rule(
-        &[
-            "create",
-            "delete",
-            "deletecollection",
-            "get",
-            "list",
-            "patch",
-            "update",
-            "watch",
-        ],
-        &[GROUP],
-        &["rolebindings", "roles"],
-    ));
-    rules.push(rule(
-        &["create"],
-        &["authorization.k8s.io"],
-        &["localsubjectaccessreviews"],
-    ));
-    rules
+    vec![
+        rule(
+            &[
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch",
+            ],
+            &[GROUP],
+            &["rolebindings", "roles"],
+        ),
+        rule(
+            &["create"],
+            &["authorization.k8s.io"],
+            &["localsubjectaccessreviews"],
+        ),
+    ]
 }
 
 /// For agents that are not of this cluster's own kind; ours are admitted by the node authorizer.
@@ -356,12 +402,17 @@ pub(super) fn objects() -> Vec<Value> {
         "/version",
         "/version/",
     ];
+    let edit = together([edit_rules(), view_rules()]);
     let public = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
     vec![
         cluster_role("cluster-admin", vec![rule(ALL, ALL, ALL), paths(ALL, ALL)]),
-        cluster_role("admin", admin_rules()),
-        cluster_role("edit", edit_rules()),
-        cluster_role("view", view_rules()),
+        // Sources by name, as the controller meets them: "edit" before "system:…" before "view".
+        aggregated_role("admin", None, together([edit.clone(), admin_rules()])),
+        aggregated_role("edit", Some("admin"), edit),
+        aggregated_role("view", Some("edit"), view_rules()),
+        aggregate_to("admin", admin_rules()),
+        aggregate_to("edit", edit_rules()),
+        aggregate_to("view", view_rules()),
         cluster_role("system:discovery", vec![paths(&["get"], &discovery)]),
         cluster_role("system:public-info-viewer", vec![paths(&["get"], &public)]),
         cluster_role(

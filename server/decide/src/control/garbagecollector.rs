@@ -127,7 +127,7 @@ fn resolve(view: &View, dependent: &ObjectMeta, reference: &OwnerReference) -> O
         });
     }
     // A kind this cluster does not serve can not be looked up: its dependents are left alone.
-    let kind = kinds::find_kind(&reference.api_version, &reference.kind)?;
+    let kind = kinds::find_kind(&reference.api_version, &reference.kind)?.stored();
     let namespace = if kind.namespaced {
         dependent.namespace.clone().unwrap_or_default()
     } else {

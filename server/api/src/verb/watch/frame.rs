@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use trireme_model::Value;
-use trireme_model::kinds::{self, Kind};
+use trireme_model::kinds::Kind;
 use trireme_model::status::Status;
 use trireme_state::{Event, Revision};
 
@@ -111,7 +111,7 @@ pub(crate) fn frame(event_type: &str, document: &Document) -> Bytes {
 
 fn parsed<'a>(
     slot: &'a OnceLock<Value>,
-    kind: &Kind,
+    kind: &'static Kind,
     stored: Option<Stored>,
 ) -> Result<Option<&'a Value>, Status> {
     if slot.get().is_none() {
@@ -125,8 +125,8 @@ fn parsed<'a>(
     Ok(slot.get())
 }
 
-/// Revision and key; the flag tells the second view of events apart.
-type EventKey = (Revision, Bytes, bool);
+/// Revision and key; the package tells the views of one storage apart.
+type EventKey = (Revision, Bytes, &'static str);
 
 #[derive(Default)]
 struct Kept {
@@ -150,11 +150,7 @@ fn size(event: &Event) -> usize {
 
 impl FrameCache {
     pub fn share(&self, kind: &'static Kind, event: &Arc<Event>) -> Arc<SharedEvent> {
-        let key = (
-            event.kv.mod_revision,
-            event.kv.key.clone(),
-            *kind == *kinds::EVENTS_EVENT,
-        );
+        let key = (event.kv.mod_revision, event.kv.key.clone(), kind.package);
         let fresh = || Arc::new(SharedEvent::new(kind, event.clone()));
         let Ok(mut kept) = self.kept.lock() else {
             return fresh();
@@ -196,6 +192,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trireme_model::kinds;
     use trireme_state::{EventKind, KeyValue};
 
     fn event(
