@@ -26,7 +26,7 @@ pub(crate) fn conditions(
 ) -> Vec<PodCondition> {
     let phase = status.phase.as_deref().unwrap_or_default();
     let sandbox = matches!(runtime.sandbox, SandboxState::Ready { .. });
-    let containers_ready = containers_ready(phase, status);
+    let containers_ready = containers_ready(phase, containers, status);
     let ready = match &containers_ready {
         Verdict(true, ..) => gates(pod),
         Verdict(_, reason, message) => Verdict(false, reason, message.clone()),
@@ -122,18 +122,22 @@ fn initialized(phase: &str, containers: &[SpecContainer], runtime: &PodRuntime) 
     Verdict(false, "ContainersNotInitialized", message)
 }
 
-fn containers_ready(phase: &str, status: &PodStatus) -> Verdict {
+/// Application containers and sidecars count (KEP-753); init containers that end do not.
+fn containers_ready(phase: &str, containers: &[SpecContainer], status: &PodStatus) -> Verdict {
     match phase {
         "Succeeded" => return Verdict(false, "PodCompleted", String::new()),
         "Failed" => return Verdict(false, "PodFailed", String::new()),
         _ => {}
     }
-    let sidecar_or_app = |s: &&ContainerStatus| !s.ready;
-    let unready: Vec<&str> = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .filter(sidecar_or_app)
+    let is_sidecar = |s: &&ContainerStatus| {
+        let mut found = containers.iter();
+        found.any(|c| c.class == ContainerClass::Sidecar && c.container.name == s.name)
+    };
+    let sidecars = status.init_container_statuses.iter().flatten();
+    let unready: Vec<&str> = sidecars
+        .filter(is_sidecar)
+        .chain(status.container_statuses.iter().flatten())
+        .filter(|s| !s.ready)
         .map(|s| s.name.as_str())
         .collect();
     if unready.is_empty() {

@@ -12,6 +12,9 @@ use k8s_openapi::api::core::v1::Pod;
 
 /// Seconds for containers whose API object was removed by force: the kubelet's least.
 const FORCED_GRACE_S: u64 = 1;
+/// Seconds that a sidecar has to end although it waited for the application through the pod's whole
+/// time: the kubelet's least, so that it can close its connections.
+const SIDECAR_LEAST_S: u64 = 2;
 /// Seconds between two tries to delete the API object.
 const DELETE_AGAIN_S: i64 = 1;
 
@@ -180,10 +183,14 @@ fn stop_all(
         let waits =
             found.class == ContainerClass::Sidecar && (others || Some(index) != last_sidecar);
         // When the pod's time is over nobody waits for anybody.
-        let left_s = termination.map_or(grace_s, |t| {
+        let mut left_s = termination.map_or(grace_s, |t| {
             t.grace_s
                 .saturating_sub(seconds_between(t.since, draft.now))
         });
+        let forced = termination.is_some_and(|t| t.grace_s <= FORCED_GRACE_S);
+        if found.class == ContainerClass::Sidecar && !forced {
+            left_s = left_s.max(SIDECAR_LEAST_S);
+        }
         if waits && let Some(t) = termination {
             let over =
                 backoff::after_s(t.since, i64::try_from(t.grace_s).unwrap_or(i64::MAX / 1000));

@@ -1,6 +1,7 @@
 //! The pod's life as tables of what happens and what the agent is asked for.
 
 mod properties;
+mod sidecars;
 mod world;
 
 use crate::{
@@ -143,52 +144,6 @@ fn on_failure_restarts_failures_only() {
 }
 
 #[test]
-fn init_containers_run_in_order_and_sidecars_stay() {
-    let mut world = World::new(pod(json!({
-        "initContainers": [
-            {"name": "one", "image": "x", "imagePullPolicy": "IfNotPresent"},
-            {"name": "mesh", "image": "x", "imagePullPolicy": "IfNotPresent", "restartPolicy": "Always"},
-            {"name": "two", "image": "x", "imagePullPolicy": "IfNotPresent"}
-        ],
-        "containers": [{"name": "app", "image": "x", "imagePullPolicy": "IfNotPresent"}]
-    })));
-    world.step();
-    world.report(Report::VolumesReady);
-    world.sandbox_ready("10.42.0.5");
-    assert_eq!(world.waiting("app"), "PodInitializing");
-    world.image_ready("one");
-    assert_eq!(world.begun(), ["Start one 0"]);
-    world.started("one", 0);
-    assert_eq!(world.begun(), Vec::<String>::new());
-    assert_eq!(world.phase(), "Pending");
-    world.exited("one", 0, 0);
-    assert_eq!(world.begun(), ["EnsureImage mesh x IfNotPresent"]);
-    world.image_ready("mesh");
-    world.step();
-    world.started("mesh", 0);
-    assert_eq!(world.begun(), ["EnsureImage two x IfNotPresent"]);
-    assert_eq!(
-        world.condition("Initialized"),
-        "False ContainersNotInitialized"
-    );
-    world.image_ready("two");
-    world.step();
-    world.started("two", 0);
-    world.exited("two", 0, 0);
-    assert_eq!(world.begun(), ["EnsureImage app x IfNotPresent"]);
-    world.image_ready("app");
-    world.step();
-    world.started("app", 0);
-    world.step();
-    assert_eq!(world.phase(), "Running");
-    assert_eq!(world.condition("Ready"), "True ");
-    // A sidecar comes back; init containers do not.
-    world.exited("mesh", 0, 0);
-    assert_eq!(world.begun(), ["EnsureImage mesh x IfNotPresent"]);
-    assert_eq!(world.phase(), "Running");
-}
-
-#[test]
 fn an_init_container_that_fails_for_good_fails_the_pod() {
     let mut world = World::new(pod(json!({
         "restartPolicy": "Never",
@@ -205,34 +160,6 @@ fn an_init_container_that_fails_for_good_fails_the_pod() {
     assert_eq!(world.begun(), ["RemoveSandbox"]);
     assert_eq!(world.phase(), "Failed");
     assert_eq!(world.waiting("app"), "PodInitializing");
-}
-
-#[test]
-fn sidecars_end_after_the_application() {
-    let mut world = World::running(pod(json!({
-        "restartPolicy": "Never",
-        "initContainers": [
-            {"name": "a", "image": "x", "imagePullPolicy": "IfNotPresent", "restartPolicy": "Always"},
-            {"name": "b", "image": "x", "imagePullPolicy": "IfNotPresent", "restartPolicy": "Always"}
-        ],
-        "containers": [{"name": "app", "image": "x", "imagePullPolicy": "IfNotPresent"}]
-    })));
-    world.exited("app", 0, 0);
-    world.step();
-    assert_eq!(
-        world.phase(),
-        "Running",
-        "not before the sidecars have ended"
-    );
-    assert_eq!(
-        world.last_begun(),
-        ["Stop b 30 PodEnds", "Signal b SIGTERM 30"]
-    );
-    world.exited("b", 0, 143);
-    assert_eq!(world.begun(), ["Stop a 30 PodEnds", "Signal a SIGTERM 30"]);
-    world.exited("a", 0, 143);
-    assert_eq!(world.begun(), ["RemoveSandbox"]);
-    assert_eq!(world.phase(), "Succeeded");
 }
 
 #[test]
