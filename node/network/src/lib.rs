@@ -14,10 +14,10 @@
 //! - Service rules change in one kernel transaction per [`ServiceRules::sync`]:
 //!   no packet sees half an update.
 //! - Nothing is written outside the objects named here: interfaces `tp*` and
-//!   `trireme-vxlan`, the nft table `trireme`, routes of protocol 84.
+//!   `trireme-vxlan`, the nft table `trireme` (and `trireme_mesh` in the pods' own namespaces), routes
+//!   of protocol 84.
 //!
-//! Not here: IPv6, network policies, addresses for LoadBalancer services,
-//! the service mesh's interception.
+//! Not here: IPv6, network policies, addresses for LoadBalancer services.
 //!
 //! Calls are short system calls (a pod takes a few milliseconds) and block;
 //! async callers use `spawn_blocking`.
@@ -30,6 +30,7 @@ mod netlink;
 pub mod address;
 pub mod conntrack;
 pub mod dns;
+pub mod intercept;
 pub mod namespace;
 pub mod pod;
 pub mod route;
@@ -39,6 +40,7 @@ pub mod topology;
 pub use address::{AddressPool, PoolError};
 pub use cidr::{Cidr, CidrError};
 pub use error::NetworkError;
+pub use intercept::{AnnotationError, Interception, PROBE_MARK};
 pub use namespace::{run_in, spawn_in_netns};
 pub use pod::{PodAttachment, PodNetwork, PodNetworkConfig};
 pub use route::{NodeRoutes, PeerRoute, RouteReport};

@@ -5,6 +5,8 @@ use std::fmt::{self, Write};
 
 use super::ServiceRulesConfig;
 use super::desired::{Key, Value};
+use crate::intercept::PROBE_MARK;
+use crate::pod::POD_GATEWAY;
 
 /// The table's name; its family is `ip`.
 pub(super) const TABLE: &str = "trireme";
@@ -239,6 +241,7 @@ pub(super) fn script(
 \t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority 100; policy accept;
+\t\tmeta mark & {PROBE_MARK} == {PROBE_MARK} snat to {POD_GATEWAY}
 \t\tmeta mark & {MASQUERADE_MARK} == {MASQUERADE_MARK} snat to {node_ip}
 \t\tct status dnat ip saddr . ip daddr @hairpin snat to {node_ip}
 \t\tip saddr {pod_cidr} ip daddr != {cluster_cidr} masquerade
