@@ -147,7 +147,8 @@ impl ImageStore {
         )
     }
 
-    /// Makes an image of one layer given as a plain tar archive.
+    /// Makes an image of one layer given as a plain tar archive. An image that had this name before
+    /// and has no other goes with the next `collect` that finds it unused.
     pub async fn import_builtin(
         &self,
         reference: &str,
@@ -178,7 +179,23 @@ impl ImageStore {
             })
             .await?;
         }
-        self.record(&id, record, &[key(&parsed)], &id)
+        let name = key(&parsed);
+        let before = lock(&self.inner.index)
+            .names
+            .get(&name)
+            .map(|n| n.id.clone());
+        let image = self.record(&id, record, &[name], &id)?;
+        if let Some(before) = before.filter(|before| *before != id) {
+            self.change(|index| {
+                if !index.names.values().any(|n| n.id == before)
+                    && let Some(old) = index.images.get_mut(&before)
+                {
+                    old.kept = false;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(image)
     }
 
     /// Imports a `docker save` or OCI layout archive (tar, maybe compressed);

@@ -350,4 +350,28 @@ async fn builtin_images_need_no_registry() {
         std::fs::read(image.layers[0].join("hello")).expect("file"),
         b"hello"
     );
+    // A newer program takes the name over; the old image goes once nobody uses it.
+    let mut newer = tar::Builder::new(Vec::new());
+    header.set_size(6);
+    newer
+        .append_data(&mut header, "hello", &b"hello2"[..])
+        .expect("append");
+    let newer = newer.into_inner().expect("layer");
+    let newer = images
+        .import_builtin("trireme.local/hello", &config, &newer)
+        .await
+        .expect("import newer");
+    assert_ne!(newer.id, image.id);
+    let used = std::collections::BTreeSet::from([image.layers[0].clone()]);
+    images
+        .collect(&Default::default(), &used)
+        .await
+        .expect("collect");
+    assert!(image.layers[0].exists(), "a container still has it");
+    images
+        .collect(&Default::default(), &Default::default())
+        .await
+        .expect("collect");
+    assert!(!image.layers[0].exists());
+    assert!(newer.layers[0].exists());
 }
