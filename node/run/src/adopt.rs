@@ -89,11 +89,11 @@ impl Worker {
             });
         match sandbox {
             Some(sandbox) if connected => {
-                self.sandbox = Some(Sandboxed {
+                self.set_sandbox(Some(Sandboxed {
                     sandbox: Arc::new(sandbox.clone()),
                     netns: (!host_network).then_some(netns),
                     ip,
-                });
+                }));
             }
             _ if any_live => {
                 tracing::error!(

@@ -6,6 +6,7 @@ use crate::events::{self, EventRecorder};
 use crate::images::Images;
 use crate::pods::{self, Pods};
 use crate::references::References;
+use crate::services::host_port::HostPorts;
 use crate::services::{self, Published, Services};
 use crate::token::Tokens;
 use crate::{garbage, peers, registration, server, store};
@@ -41,6 +42,8 @@ pub(crate) struct Agent {
     pub tokens: Tokens,
     pub events: EventRecorder,
     pub services: watch::Receiver<Arc<Services>>,
+    /// Ports of this node that lead to its pods.
+    pub host_ports: watch::Sender<HostPorts>,
     /// This node's own object.
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// Somebody wants the node's status looked at now.
@@ -165,8 +168,10 @@ fn registries(config: &AgentConfig) -> Result<Registries, AgentError> {
     }
 }
 
-async fn import_builtin(config: &AgentConfig, images: &ImageStore) -> Result<(), AgentError> {
-    for image in &config.builtin_images {
+/// Takes the images out of the configuration: the store has them from here on, the agent's memory
+/// does not.
+async fn import_builtin(config: &mut AgentConfig, images: &ImageStore) -> Result<(), AgentError> {
+    for image in std::mem::take(&mut config.builtin_images) {
         let parsed =
             crate::builtin::config(&image.config).map_err(|detail| AgentError::Config {
                 name: config.name.clone(),
@@ -188,7 +193,7 @@ async fn start_dns(
     claimed.map_err(|error| {
         AgentError::io("claiming the DNS address", std::io::Error::other(error))
     })??;
-    let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolv = std::fs::read_to_string(&config.resolv_conf).unwrap_or_default();
     let server = dns::ServerConfig {
         address: SocketAddr::from((address, 53)),
         upstreams: dns::upstreams(&resolv, address),
@@ -200,7 +205,7 @@ async fn start_dns(
 
 /// Runs an agent until `shutdown`; containers go on running afterwards.
 pub(crate) async fn run(
-    config: AgentConfig,
+    mut config: AgentConfig,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     if config.servers.is_empty() {
@@ -250,7 +255,7 @@ pub(crate) async fn run(
     })
     .await?;
     let images = ImageStore::open(&config.data.join("images"), registries(&config)?).await?;
-    import_builtin(&config, &images).await?;
+    import_builtin(&mut config, &images).await?;
     let network = PodNetworkConfig {
         directory: config.data.join("netns"),
         node_ip,
@@ -287,6 +292,7 @@ pub(crate) async fn run(
         references,
         events,
         services,
+        host_ports: watch::channel(HostPorts::default()).0,
         node,
         config,
     });

@@ -40,6 +40,9 @@ pub struct AgentConfig {
     pub internal_ip: IpAddr,
     /// `registries.yaml` in k3s's format.
     pub registries: Option<PathBuf>,
+    /// Which resolvers the node's DNS server asks about names outside the cluster, and what pods with
+    /// `dnsPolicy: Default` get: usually `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
     /// Where the node's DNS server listens, and pods' `resolv.conf` points.
     pub cluster_dns: Ipv4Addr,
     /// `cluster.local`.
@@ -79,6 +82,7 @@ impl AgentConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 10250)),
             internal_ip,
             registries: None,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
             cluster_dns: Ipv4Addr::new(169, 254, 20, 10),
             cluster_domain: "cluster.local".to_owned(),
             service_cidr: "10.43.0.0/16".to_owned(),

@@ -7,7 +7,7 @@ use crate::instance::container_id;
 use crate::probe::{self, Target};
 use crate::store::PodDirectory;
 use crate::worker::{Mail, Worker};
-use crate::{hosts, signal, start, volumes};
+use crate::{hosts, intercept, signal, start, volumes};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use std::path::PathBuf;
@@ -174,6 +174,7 @@ pub(crate) fn begin(worker: &mut Worker, action: Action) {
                     id: &id,
                     ip: &context.facts.pod_ip,
                     container: &spec,
+                    intercepted: intercept::is_intercepted(&context.pod),
                 };
                 let timeout = timeout_s.map(Duration::from_secs);
                 let done = probe::hook(&target, &handler, timeout).await;
@@ -215,6 +216,7 @@ pub(crate) fn begin(worker: &mut Worker, action: Action) {
                     id: &id,
                     ip: &context.facts.pod_ip,
                     container: &spec,
+                    intercepted: intercept::is_intercepted(&context.pod),
                 };
                 let outcome = probe::probe(&target, &chosen).await;
                 context
@@ -285,9 +287,18 @@ async fn create_sandbox(context: &Context) -> Result<Sandboxed, String> {
         if host_network {
             return Ok((None, agent.config.internal_ip.to_string()));
         }
+        let interception = intercept::of(pod).map_err(|error| error.to_string())?;
         let ip = agent.allocate(&context.uid).await?;
         let (network, uid) = (agent.network.clone(), context.uid.clone());
-        let made = tokio::task::spawn_blocking(move || network.setup(&uid, ip)).await;
+        let made = tokio::task::spawn_blocking(move || {
+            let namespace = network.setup(&uid, ip)?;
+            // Before any container starts: no connection of the pod escapes its proxy.
+            if let Some(interception) = interception {
+                interception.apply(&namespace)?;
+            }
+            Ok::<_, trireme_network::NetworkError>(namespace)
+        })
+        .await;
         match made {
             Ok(Ok(path)) => Ok((Some(path), ip.to_string())),
             Ok(Err(error)) => Err(error.to_string()),

@@ -113,7 +113,7 @@ pub(crate) fn write(
     let resolv = ResolvConf {
         cluster_domain: agent.config.cluster_domain.clone(),
         server: agent.config.cluster_dns,
-        node: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        node: std::fs::read_to_string(&agent.config.resolv_conf).unwrap_or_default(),
     };
     let policy =
         DnsPolicy::parse(spec.dns_policy.as_deref().unwrap_or_default()).unwrap_or_default();

@@ -36,6 +36,7 @@ mod garbage;
 mod hosts;
 mod images;
 mod instance;
+mod intercept;
 mod machine;
 mod peers;
 mod pods;
@@ -52,6 +53,7 @@ mod token;
 mod volumes;
 mod worker;
 
+pub use builtin::proxy_image;
 pub use config::{AgentConfig, BuiltinImage};
 pub use error::AgentError;
 use tokio_util::sync::CancellationToken;

@@ -7,10 +7,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::{
     Container, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction,
 };
+use nix::sys::socket::{setsockopt, sockopt};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use trireme_container::{ContainerError, Runtime};
+use trireme_network::PROBE_MARK;
 use trireme_node_decide::ProbeOutcome;
 
 /// Bytes of an answer or of a command's output that are kept: the kubelet's number.
@@ -24,6 +27,27 @@ pub(crate) struct Target<'a> {
     pub id: &'a str,
     pub ip: &'a str,
     pub container: &'a Container,
+    /// A proxy takes over what enters the pod: the knock has to show that it is the node's.
+    pub intercepted: bool,
+}
+
+impl Target<'_> {
+    /// Connects to one of the pod's ports, past its proxy; or to wherever else a probe says.
+    async fn connect(&self, address: &str) -> std::io::Result<TcpStream> {
+        let own = address
+            .parse()
+            .ok()
+            .filter(|to: &SocketAddr| to.ip().to_string() == self.ip);
+        match own {
+            Some(to) if self.intercepted && to.is_ipv4() => {
+                let socket = TcpSocket::new_v4()?;
+                // The node's rules give such connections a source that the pod's rules let through.
+                setsockopt(&socket, sockopt::Mark, &PROBE_MARK)?;
+                socket.connect(to).await
+            }
+            _ => TcpStream::connect(address).await,
+        }
+    }
 }
 
 enum Failure {
@@ -141,7 +165,7 @@ async fn tcp_socket(
         .filter(|host| !host.is_empty())
         .unwrap_or(target.ip);
     let address = format!("{host}:{port}");
-    match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
+    match tokio::time::timeout(timeout, target.connect(&address)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(Failure::Failed(dial_error(&address, &error))),
         Err(_) => Err(Failure::Failed(format!("dial tcp {address}: i/o timeout"))),
@@ -169,7 +193,8 @@ async fn http_get(
     let scheme = if secure { "https" } else { "http" };
     let url = format!("{scheme}://{address}{path}");
     let answered = async {
-        let stream = TcpStream::connect(&address)
+        let stream = target
+            .connect(&address)
             .await
             .map_err(|error| format!("Get \"{url}\": {}", dial_error(&address, &error)))?;
         let mut request = http::Request::builder().method("GET").uri(&path);
@@ -252,7 +277,8 @@ async fn grpc_health(
     let address = format!("{}:{}", target.ip, action.port);
     let service = action.service.clone().unwrap_or_default();
     let checked = async {
-        let stream = TcpStream::connect(&address)
+        let stream = target
+            .connect(&address)
             .await
             .map_err(|error| format!("failed to connect: {}", dial_error(&address, &error)))?;
         let (mut sender, connection) =

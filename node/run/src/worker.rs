@@ -6,7 +6,7 @@ use crate::pods::{Inventory, PodHandle, PodSeen};
 use crate::references::{self};
 use crate::status::StatusWriter;
 use crate::store::PodDirectory;
-use crate::volumes;
+use crate::{services, volumes};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use std::collections::BTreeSet;
@@ -268,7 +268,7 @@ impl Worker {
             Mail::Report(report) => self.take_report(report),
             Mail::Sandboxed(sandboxed) => {
                 let ip = sandboxed.ip.clone();
-                self.sandbox = Some(sandboxed);
+                self.set_sandbox(Some(sandboxed));
                 self.observe(Report::SandboxReady { ip });
             }
             Mail::Refreshed(result) => {
@@ -288,6 +288,23 @@ impl Worker {
         }
     }
 
+    /// Takes note of the pod's namespaces, and of the node's ports that lead to them.
+    pub fn set_sandbox(&mut self, sandbox: Option<Sandboxed>) {
+        let rules = match (&sandbox, self.agent.node_ip()) {
+            (Some(sandboxed), Some(node_ip)) => {
+                services::host_port::rules(&self.pod, &sandboxed.ip, node_ip)
+            }
+            _ => Vec::new(),
+        };
+        self.agent.host_ports.send_if_modified(|all| {
+            if rules.is_empty() {
+                return all.remove(&self.uid).is_some();
+            }
+            all.insert(self.uid.clone(), rules.clone()).as_ref() != Some(&rules)
+        });
+        self.sandbox = sandbox;
+    }
+
     fn take_report(&mut self, report: Report) {
         let ended = match &report {
             Report::Exited {
@@ -296,7 +313,7 @@ impl Worker {
             _ => None,
         };
         if let Report::SandboxRemoved = report {
-            self.sandbox = None;
+            self.set_sandbox(None);
         }
         self.observe(report);
         if let Some((container, attempt)) = ended {

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use trireme_network::dns::{EndpointRecord, PortRecord, ServiceAddress, ServiceRecord, Snapshot};
 use trireme_network::{Affinity, Endpoint, Protocol, ServiceRule};
 
-fn port_number(value: Option<i32>) -> Option<u16> {
+pub(super) fn port_number(value: Option<i32>) -> Option<u16> {
     value
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port > 0)

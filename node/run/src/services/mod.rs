@@ -2,6 +2,7 @@
 //! environment variables that containers get.
 
 mod derive;
+pub(crate) mod host_port;
 
 use crate::agent::Agent;
 pub(crate) use derive::{environment, rules, snapshot, target_port};
@@ -198,11 +199,14 @@ async fn keep_rules(
         return;
     };
     let (sender, mut receiver) = mpsc::channel::<()>(1);
+    let mut host_ports = agent.host_ports.subscribe();
     let mut rules_state = Some(ServiceRules::new(config));
     loop {
         let view = newest.borrow_and_update().clone();
         if view.complete() {
-            let wanted = rules(&view, &agent.config.name);
+            let mut wanted = rules(&view, &agent.config.name);
+            // After the services, which keep an address and port that both claim.
+            wanted.extend(host_ports.borrow_and_update().values().flatten().cloned());
             let Some(mut state) = rules_state.take() else {
                 return;
             };
@@ -240,6 +244,8 @@ async fn keep_rules(
         }
         tokio::select! {
             changed = newest.changed() => if changed.is_err() { return },
+            // The sender is the agent's own, which outlives this.
+            _ = host_ports.changed() => {}
             _ = receiver.recv() => {}
             () = shutdown.cancelled() => return,
         }
