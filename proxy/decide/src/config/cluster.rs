@@ -199,17 +199,10 @@ pub struct CommonLb {
     pub fail_traffic_on_panic: bool,
     /// Localities.
     pub locality: LocalityLb,
-    /// Whether requests to hosts that went away are kept until they finish.
-    pub ignore_new_hosts_until_first_hc: bool,
     /// Whether connections to a host close when its health changes.
     pub close_connections_on_host_set_change: bool,
     /// Whether ring and table use hosts' names instead of addresses.
     pub use_hostname_for_hashing: bool,
-    /// Bounded load of hash balancers, percent of the average ≥ 100; none is unbounded.
-    pub hash_balance_factor: Option<u32>,
-    /// Health statuses whose hosts get traffic as if healthy (`override_host_status`), kept for
-    /// draining hosts with sticky sessions.
-    pub override_draining: bool,
 }
 
 /// Envoy's subset balancing.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::access_log::AccessLog;
 use super::filter::{CorsPolicy, FaultPolicy};
 use super::header_change::HeaderAddition;
+use super::listener::Cidr;
 use super::rate_limit::{LocalRateLimit, RateLimitFilter};
 use super::route::RouteConfiguration;
 use crate::format::Format;
@@ -210,6 +211,9 @@ pub struct HttpConnectionManager {
     pub xff_num_trusted_hops: u32,
     /// Whether `x-forwarded-for` is not appended to.
     pub skip_xff_append: bool,
+    /// Clients that count as internal (`internal_address_config`); their `x-envoy-*` headers are
+    /// believed. Envoy's default is none.
+    pub internal_addresses: Vec<Cidr>,
     /// What becomes of `x-forwarded-client-cert`.
     pub forward_client_cert: ForwardClientCert,
     /// Whether `.` and `..` are resolved before routing.
@@ -275,6 +279,7 @@ impl HttpConnectionManager {
             use_remote_address: false,
             xff_num_trusted_hops: 0,
             skip_xff_append: false,
+            internal_addresses: Vec::new(),
             forward_client_cert: ForwardClientCert::Sanitize,
             normalize_path: false,
             merge_slashes: false,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Cluster, Endpoints, Listener, RouteConfiguration};
+use super::{Cluster, ClusterKind, Endpoints, Listener, RouteConfiguration};
 
 type Table<T> = Arc<BTreeMap<Arc<str>, Arc<T>>>;
 
@@ -96,13 +96,17 @@ impl Snapshot {
         })
     }
 
-    /// The endpoints that `cluster` uses now: its own, or those that discovery sent.
+    /// The endpoints that `cluster` uses now: its own, or those that discovery sent. Of a DNS
+    /// cluster, those that the driver resolved and put under the cluster's name.
     #[must_use]
     pub fn endpoints_of<'a>(&'a self, cluster: &'a Cluster) -> Option<&'a Arc<Endpoints>> {
-        cluster
-            .endpoints
-            .as_ref()
-            .or_else(|| self.endpoints.get(cluster.endpoints_name()))
+        match cluster.kind {
+            ClusterKind::StrictDns | ClusterKind::LogicalDns => self.endpoints.get(&cluster.name),
+            _ => cluster
+                .endpoints
+                .as_ref()
+                .or_else(|| self.endpoints.get(cluster.endpoints_name())),
+        }
     }
 }
 

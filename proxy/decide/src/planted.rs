@@ -1,0 +1,78 @@
+//! Bugs that the simulator must find. They exist only with the feature `planted`, which only the
+//! simulator enables, and only while its switch is on.
+
+/// A bug of old, and the property that catches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Bug {
+    /// One host more than the cap is ejected. Property: ejected ≤ cap.
+    EjectionCapOffByOne = 1,
+    /// Hosts return between sweeps. Property: un-ejection only at sweeps.
+    UnejectBetweenSweeps = 1 << 1,
+    /// A cancelled request keeps its place among the waiting. Property: idle means no tokens.
+    LeakedPendingSlot = 1 << 2,
+    /// A retry goes where the last attempt went. Property: never a host already tried.
+    RetrySameHost = 1 << 3,
+    /// A removed or draining endpoint still gets requests. Property: no request to a host that is
+    /// not in the configuration.
+    StaleEndpointAfterDrain = 1 << 4,
+    /// Ejected hosts count as healthy when panic is decided. Property: where panic is on and
+    /// there are hosts, a request gets one.
+    PanicMiscount = 1 << 5,
+    /// A pool at the connection limit opens a connection for each waiting request. Property:
+    /// connections ≤ limit, but for one each host.
+    HalfOpenStampede = 1 << 6,
+    /// One retry more than the budget. Property: retries ≤ budget.
+    BudgetOverflow = 1 << 7,
+    /// Routes change before the clusters they name. Property: configuration is never half
+    /// applied.
+    NonAtomicSubsetSwitch = 1 << 8,
+}
+
+/// Every planted bug with its name, for the simulator's command line.
+pub const ALL: &[(Bug, &str)] = &[
+    (Bug::EjectionCapOffByOne, "ejection-cap-off-by-one"),
+    (Bug::UnejectBetweenSweeps, "uneject-between-sweeps"),
+    (Bug::LeakedPendingSlot, "leaked-pending-slot"),
+    (Bug::RetrySameHost, "retry-same-host"),
+    (Bug::StaleEndpointAfterDrain, "stale-endpoint-after-drain"),
+    (Bug::PanicMiscount, "panic-miscount"),
+    (Bug::HalfOpenStampede, "half-open-stampede"),
+    (Bug::BudgetOverflow, "budget-overflow"),
+    (Bug::NonAtomicSubsetSwitch, "non-atomic-subset-switch"),
+];
+
+#[cfg(feature = "planted")]
+mod switch {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::Bug;
+
+    static ON: AtomicU32 = AtomicU32::new(0);
+
+    /// Switches a bug on or off for the whole process.
+    pub fn set(bug: Bug, on: bool) {
+        if on {
+            ON.fetch_or(bug as u32, Ordering::Relaxed);
+        } else {
+            ON.fetch_and(!(bug as u32), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it is on.
+    #[must_use]
+    pub fn on(bug: Bug) -> bool {
+        ON.load(Ordering::Relaxed) & bug as u32 != 0
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use switch::{on, set};
+
+/// Never, without the feature.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+#[must_use]
+pub const fn on(_bug: Bug) -> bool {
+    false
+}
