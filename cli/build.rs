@@ -3,7 +3,7 @@
 use std::process::Command;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=hello/hello.rs");
+    println!("cargo:rerun-if-changed=hello");
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("hello");
     let status = Command::new(std::env::var("RUSTC")?)
         .args([

@@ -44,6 +44,9 @@ pub struct Options {
     /// Registry mirrors and credentials, k3s's registries.yaml
     #[arg(long)]
     registries: Option<PathBuf>,
+    /// Which resolvers to ask about names outside the cluster
+    #[arg(long, default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
     /// Labels of the node: KEY=VALUE
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
@@ -137,6 +140,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
     config.serving_cert_pem = node.certificate_pem;
     config.serving_key_pem = node.key_pem;
     config.registries = options.registries;
+    config.resolv_conf = options.resolv_conf;
     config.cluster_dns = joined
         .cluster_dns
         .parse()
@@ -153,6 +157,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
         config.cgroup_root = root;
     }
     config.builtin_images = vec![hello::image()?];
+    let executable = std::env::current_exe().context("this program's own path")?;
+    match trireme_node::proxy_image(&executable) {
+        Ok(image) => config.builtin_images.push(image),
+        // Everything but the mesh works without it.
+        Err(error) => tracing::error!(%error, "the proxy's image cannot be made"),
+    }
     trireme_node::run(config, shutdown)
         .await
         .context("node agent")

@@ -3,6 +3,7 @@
 //! A machine is a network namespace with one process in it, started and joined by the same
 //! `trireme server` and `trireme node` as anywhere else; there is no shortcut between them.
 
+mod gateway;
 pub mod network;
 pub mod process;
 mod ready;
@@ -34,6 +35,9 @@ pub struct Options {
     /// Registry mirrors and credentials, k3s's registries.yaml
     #[arg(long)]
     registries: Option<PathBuf>,
+    /// Which resolvers the nodes ask about names outside the cluster, instead of /etc/resolv.conf
+    #[arg(long)]
+    resolv_conf: Option<PathBuf>,
     /// Leave the sample application out
     #[arg(long)]
     no_sample: bool,
@@ -43,10 +47,15 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("containers and network namespaces need root: sudo trireme up");
     }
-    if let Some(registries) = &options.registries
-        && !registries.exists()
-    {
-        bail!("--registries {}: no such file", registries.display());
+    for (option, path) in [
+        ("registries", &options.registries),
+        ("resolv-conf", &options.resolv_conf),
+    ] {
+        if let Some(path) = path
+            && !path.exists()
+        {
+            bail!("--{option} {}: no such file", path.display());
+        }
     }
     std::fs::create_dir_all(&options.data)
         .with_context(|| format!("creating {}", options.data.display()))?;
@@ -152,9 +161,21 @@ async fn start(options: &Options, data: &std::path::Path, state: &mut State) -> 
         sample::wait(&client, state).await?;
         say("sample: deployment and service hello serve".to_owned());
     }
+    let mut gateway = None;
+    if state.nodes().next().is_some() {
+        gateway = gateway::wait(&client, state).await?;
+        if let Some(url) = &gateway {
+            say(format!("gateway: istio-ingressgateway serves at {url}"));
+        }
+    }
     let seconds = begin.elapsed().as_secs_f64();
     let summary = status::gather(&client, Some(state)).await?;
     println!("\n{}", status::text(&summary));
+    if let Some(url) = gateway {
+        println!(
+            "ingress gateway: {url} (a Gateway with selector istio: ingressgateway and a VirtualService lead on from there)"
+        );
+    }
     println!(
         "ready after {seconds:.1} s; logs in {}",
         data.join("logs").display()
@@ -197,11 +218,15 @@ fn arguments(
     if machine.role == Role::Node {
         words.extend(["--cgroup-root".to_owned(), cgroup_root.to_owned()]);
     }
-    if let (Role::Node, Some(registries)) = (machine.role, &options.registries) {
-        let path = registries
-            .canonicalize()
-            .unwrap_or_else(|_| registries.clone());
-        words.extend(["--registries".to_owned(), path.display().to_string()]);
+    let files = [
+        ("--registries", &options.registries),
+        ("--resolv-conf", &options.resolv_conf),
+    ];
+    for (option, path) in files {
+        if let (Role::Node, Some(path)) = (machine.role, path) {
+            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            words.extend([option.to_owned(), path.display().to_string()]);
+        }
     }
     words
 }
