@@ -142,6 +142,7 @@ pub async fn run(server: Server) -> turmoil::Result {
         node_tls: no_node_tls()?,
         service_account_key_pem: server.token_key_pem.clone(),
         server_addresses: Vec::new(),
+        mesh_gateways: false,
         extra_grpc: None,
         open_grpc_methods: Vec::new(),
         limits: Limits::default(),

@@ -1,6 +1,7 @@
 //! What the cluster as a whole has to say about an object on its way in: defaults that need other objects,
 //! rules of namespaces, and addresses.
 
+pub(crate) mod injection;
 pub(crate) mod namespace;
 mod pod;
 pub(crate) mod service;

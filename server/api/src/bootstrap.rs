@@ -1,5 +1,6 @@
 //! What every cluster has from its first moment.
 
+mod gateways;
 mod roles;
 
 use std::net::SocketAddr;
@@ -56,12 +57,19 @@ pub(crate) async fn ensure(api: &Arc<Api>) -> Result<(), Status> {
         api,
         identity: &identity,
     };
-    for mut object in objects() {
+    let mut all = objects();
+    if api.config.mesh_gateways {
+        all.extend(gateways::objects(
+            api.service_network.api_address(),
+            &api.config.cluster_domain,
+        ));
+    }
+    for mut object in all {
         let kind =
             kinds::find_kind(meta::api_version(&object), meta::kind(&object)).ok_or_else(|| {
                 Status::internal(format!("bootstrap: no kind {}", meta::kind(&object)))
             })?;
-        if *kind == *kinds::SERVICE {
+        if *kind == *kinds::SERVICE && meta::name(&object) == API_SERVICE {
             object["spec"]["clusterIP"] = api.service_network.api_address().to_string().into();
             let port = api
                 .config

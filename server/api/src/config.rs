@@ -21,6 +21,8 @@ pub struct ApiConfig {
     pub service_account_key_pem: String,
     /// Where clients inside the cluster reach the servers: the endpoints of Service `kubernetes`.
     pub server_addresses: Vec<SocketAddr>,
+    /// Whether every cluster has the mesh's ingress and egress gateway in `istio-system`.
+    pub mesh_gateways: bool,
     /// More gRPC services on the same port, such as `trireme.v1.Cluster`.
     pub extra_grpc: Option<tonic::service::Routes>,
     /// gRPC methods that need no identity, such as `/trireme.v1.Cluster/Join`.

@@ -120,6 +120,7 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         server_addresses: vec![],
         extra_grpc: Some(tonic::service::Routes::new(ClusterServer::new(cluster))),
         open_grpc_methods: vec!["/trireme.v1.Cluster/Join".to_owned()],
+        mesh_gateways: true,
         limits: Limits::default(),
     })?;
     let tls = serving_tls(&serving, authority.certificate_pem())?;

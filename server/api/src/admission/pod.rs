@@ -1,4 +1,4 @@
-//! What every new pod gets: a service account, tolerations for lost nodes, a priority.
+//! What every new pod gets: a proxy where the mesh is on, a service account, tolerations for lost nodes, a priority.
 
 use serde_json::json;
 use trireme_model::kinds::{POD, SERVICE_ACCOUNT};
@@ -22,6 +22,8 @@ const PRIORITY_CLASSES: [(&str, i64); 2] = [
 ];
 
 pub(crate) fn admit(caller: &Caller<'_>, pod: &mut Value) -> Result<Vec<String>, Status> {
+    // First, so that the proxy gets what every container gets.
+    super::injection::inject(caller, pod)?;
     service_account(caller, pod)?;
     tolerations(pod);
     priority(pod)?;

@@ -98,6 +98,7 @@ impl Cluster {
             node_tls: client_tls(),
             service_account_key_pem: key_pem(),
             server_addresses: vec!["192.0.2.1:6443".parse().unwrap()],
+            mesh_gateways: false,
             extra_grpc: None,
             open_grpc_methods: Vec::new(),
             limits: Limits::default(),
