@@ -26,13 +26,24 @@ const ESCAPED_ZERO: [u8; 2] = [0x00, 0xFF];
 const END_OF_KEY: [u8; 2] = [0x00, 0x01];
 
 /// Where the store stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
     pub revision: Revision,
     /// Revisions before this one cannot be read.
     pub compacted: Revision,
     /// What only revisions up to this one needed has been deleted; runs after `compacted`.
     pub swept: Revision,
+}
+
+impl Default for Meta {
+    /// An empty store is at revision 1, as etcd's: to clients of Kubernetes a version of 0 means none.
+    fn default() -> Meta {
+        Meta {
+            revision: 1,
+            compacted: 0,
+            swept: 0,
+        }
+    }
 }
 
 impl Meta {

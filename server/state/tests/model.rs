@@ -21,7 +21,8 @@ struct Naive {
 impl Naive {
     fn new() -> Self {
         Naive {
-            revisions: vec![State::new()],
+            // An empty store is at revision 1.
+            revisions: vec![State::new(), State::new()],
             compacted: 0,
         }
     }
@@ -286,8 +287,8 @@ fn compaction_leaves_nothing_behind() {
         success: vec![Operation::Delete { key: "b".into() }],
         ..Txn::default()
     }));
-    let (reply, first) = run(Command::Compact { revision: 6001 });
-    assert_eq!(reply, Reply::Compacted { revision: 6001 });
+    let (reply, first) = run(Command::Compact { revision: 6002 });
+    assert_eq!(reply, Reply::Compacted { revision: 6002 });
     // Bounded work: not all at once, but each further command does its share.
     assert!(first > 1000, "{first}");
     let mut left = first;
@@ -296,7 +297,7 @@ fn compaction_leaves_nothing_behind() {
     }
     // meta, a, c, and for each of c's 1,000 revisions its change and all but the last version.
     assert_eq!(left, 3 + 1000 + 999);
-    assert_eq!(meta(&view).unwrap().swept, 6001);
+    assert_eq!(meta(&view).unwrap().swept, 6002);
 }
 
 #[test]
@@ -317,7 +318,7 @@ fn nonsense_is_refused_and_changes_nothing() {
     for (command, words) in [
         (twice, "written twice"),
         (empty, "empty key"),
-        (far, "the store is at 0"),
+        (far, "the store is at 1"),
     ] {
         let applied = apply(&view, &command).unwrap();
         assert!(applied.mutations.is_empty() && applied.events.is_empty());
@@ -348,7 +349,8 @@ fn operations_see_those_before_them() {
         panic!()
     };
     assert!(!reply.succeeded);
-    assert_eq!(reply.revision, 1);
+    // An empty store is at 1.
+    assert_eq!(reply.revision, 2);
     let OperationResult::Get { found: None } = &reply.results[0] else {
         panic!()
     };
@@ -357,7 +359,7 @@ fn operations_see_those_before_them() {
     };
     assert_eq!(
         (found.create_revision, found.mod_revision, found.version),
-        (1, 1, 1)
+        (2, 2, 1)
     );
     assert_eq!(reply.results[3], OperationResult::Delete { previous: None });
 }
