@@ -1,12 +1,14 @@
 //! The controllers, one file each: level-triggered reconciliation of one key against a view.
 
 mod backend;
+mod clusterrole;
 mod deployment;
 mod endpointmirror;
 mod endpoints;
 mod endpointslice;
 mod eventttl;
 mod garbagecollector;
+mod loadbalancer;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
@@ -87,6 +89,8 @@ pub fn controllers(configuration: &Configuration) -> Vec<Box<dyn Controller>> {
             ca_pem: configuration.ca_pem.clone(),
         }),
         Box::new(eventttl::EventLifetimes),
+        Box::new(loadbalancer::LoadBalancers),
+        Box::new(clusterrole::Aggregations),
     ]
 }
 

@@ -15,6 +15,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::Value;
 use trireme_model::kinds::{self, Kind};
 
@@ -79,6 +80,7 @@ pub struct View {
     pub(crate) replica_sets: Typed<ReplicaSet>,
     pub(crate) deployments: Typed<Deployment>,
     pub(crate) events: Typed<EventTrace>,
+    pub(crate) cluster_roles: Typed<ClusterRole>,
     /// Metadata of every other kind, for garbage collection and namespace deletion.
     pub(crate) others: BTreeMap<&'static Kind, Typed<Outline>>,
     pub(crate) index: Indexes,
@@ -264,6 +266,7 @@ impl View {
             Object::ReplicaSet(it) => drop(self.replica_sets.insert(key, it)),
             Object::Deployment(it) => drop(self.deployments.insert(key, it)),
             Object::Event(it) => drop(self.events.insert(key, it)),
+            Object::ClusterRole(it) => drop(self.cluster_roles.insert(key, it)),
             Object::Other(it) => drop(self.others.entry(it.kind).or_default().insert(key, it)),
         }
     }
@@ -284,6 +287,7 @@ impl View {
             Object::ReplicaSet(_) => drop(self.replica_sets.remove(key)),
             Object::Deployment(_) => drop(self.deployments.remove(key)),
             Object::Event(_) => drop(self.events.remove(key)),
+            Object::ClusterRole(_) => drop(self.cluster_roles.remove(key)),
             Object::Other(it) => {
                 if let Some(objects) = self.others.get_mut(it.kind) {
                     objects.remove(key);

@@ -47,6 +47,11 @@ impl View {
             self.deployments.get(key).cloned().map(Object::Deployment)
         } else if kind == kinds::EVENT {
             self.events.get(key).cloned().map(Object::Event)
+        } else if kind == kinds::CLUSTER_ROLE {
+            self.cluster_roles
+                .get(key)
+                .cloned()
+                .map(Object::ClusterRole)
         } else if kind == kinds::CONFIG_MAP && key.name == super::ROOT_CA_CONFIG_MAP {
             self.root_cas.get(key).cloned().map(Object::RootCa)
         } else {
@@ -84,6 +89,8 @@ impl View {
             pick(&self.deployments, namespace)
         } else if kind == kinds::EVENT {
             pick(&self.events, namespace)
+        } else if kind == kinds::CLUSTER_ROLE {
+            pick(&self.cluster_roles, namespace)
         } else {
             let mut keys = self
                 .others

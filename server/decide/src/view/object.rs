@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -35,6 +36,7 @@ pub enum Object {
     ReplicaSet(Arc<ReplicaSet>),
     Deployment(Arc<Deployment>),
     Event(Arc<EventTrace>),
+    ClusterRole(Arc<ClusterRole>),
     Other(Arc<Outline>),
 }
 
@@ -91,6 +93,8 @@ impl Object {
             Object::Deployment(typed(kind, value)?)
         } else if kind == kinds::EVENT {
             Object::Event(Arc::new(EventTrace::of(typed(kind, value)?)))
+        } else if kind == kinds::CLUSTER_ROLE {
+            Object::ClusterRole(typed(kind, value)?)
         } else if kind == kinds::CONFIG_MAP && meta::name(&value) == ROOT_CA_CONFIG_MAP {
             Object::RootCa(typed(kind, value)?)
         } else {
@@ -116,6 +120,7 @@ impl Object {
             Object::ReplicaSet(_) => kinds::REPLICA_SET,
             Object::Deployment(_) => kinds::DEPLOYMENT,
             Object::Event(_) => kinds::EVENT,
+            Object::ClusterRole(_) => kinds::CLUSTER_ROLE,
             Object::Other(outline) => outline.kind,
         }
     }
@@ -133,6 +138,7 @@ impl Object {
             Object::ReplicaSet(it) => &it.metadata,
             Object::Deployment(it) => &it.metadata,
             Object::Event(it) => &it.metadata,
+            Object::ClusterRole(it) => &it.metadata,
             Object::Other(it) => &it.metadata,
         }
     }
