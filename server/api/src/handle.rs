@@ -387,7 +387,12 @@ impl Exchange<'_> {
             options: self.write_options()?,
         };
         let outcome = verb::update::update(&self.caller, request).await?;
-        self.object(accepted, StatusCode::OK, outcome)
+        let code = if outcome.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        self.object(accepted, code, outcome)
     }
 
     async fn patch(self) -> Result<Response<Body>, Status> {

@@ -32,6 +32,13 @@ pub(crate) fn check(
         ) {
             return Ok(());
         }
+        // What an aggregation rule will gather is not known, so that it needs everything.
+        if aggregates(object)
+            && !covered(&authorizer.policy().rules_of(identity, None), &everything())
+        {
+            let why = "must have cluster-admin privileges to use an aggregationRule";
+            return Err(Status::forbidden(kind, name, why));
+        }
         rules_in(object)
     } else {
         let text = |field: &str| {
@@ -87,6 +94,22 @@ pub(crate) fn check(
         missing.join("\n")
     );
     Err(Status::forbidden(kind, name, &why))
+}
+
+fn aggregates(role: &Value) -> bool {
+    role.pointer("/aggregationRule/clusterRoleSelectors")
+        .and_then(Value::as_array)
+        .is_some_and(|selectors| !selectors.is_empty())
+}
+
+fn everything() -> Rule {
+    let all = || vec!["*".to_owned()];
+    Rule {
+        verbs: all(),
+        api_groups: all(),
+        resources: all(),
+        ..Rule::default()
+    }
 }
 
 fn holds(

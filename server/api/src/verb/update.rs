@@ -1,17 +1,20 @@
 //! Replace one object, or a part of it.
 
 use trireme_model::kinds;
-use trireme_model::status::Status;
+use trireme_model::status::{FieldError, Status};
 use trireme_model::{Value, apply, defaults, meta, schema, strategy, validate};
 
-use super::change::{Allocation, Changed, Proposal, change, same};
-use super::create::{check_type, check_type_of, not_an_object, place};
+use super::change::{Allocation, Changed, Proposal, change, pause, same};
+use super::create::{Track, check_type, check_type_of, create_checked, not_an_object, place};
 use super::{Caller, Outcome, check_preconditions};
 use crate::admission::{self, service};
 use crate::authorize::escalation;
 use crate::document::{Document, inward, outward, stored_kind};
 use crate::params::WriteOptions;
 use crate::route::Target;
+
+/// Tries of an update that finds the object made and deleted by others in turn.
+const MAX_CREATE_ATTEMPTS: u32 = 8;
 
 pub(crate) struct UpdateRequest {
     pub target: Target,
@@ -44,11 +47,56 @@ pub(crate) async fn update(caller: &Caller<'_>, request: UpdateRequest) -> Resul
         options: &options,
         track: true,
     };
-    let changed = change(caller, &target, options.dry_run, |current| {
-        edit.propose(current, object.clone(), &mut warnings)
-    })
-    .await?;
-    outcome(&target, changed, warnings)
+    let creates = target.part().is_empty() && strategy::creates_on_update(stored_kind(target.kind));
+    for attempt in 0..MAX_CREATE_ATTEMPTS {
+        let result = change(caller, &target, options.dry_run, |current| {
+            check_version(&target, &object)?;
+            edit.propose(current, object.clone(), &mut warnings)
+        })
+        .await;
+        let missing = matches!(&result, Err(status) if status.code == 404)
+            && caller.api.store.read(&target.key())?.is_none();
+        if !(creates && missing) {
+            return outcome(&target, result?, warnings);
+        }
+        caller.authorize("create", &target, None).await?;
+        edit.check_identity(&mut object)?;
+        // A uid says that one certain object was meant; a version does not, as in Kubernetes.
+        let nothing = serde_json::json!({ "metadata": { "name": target.name } });
+        check_preconditions(target.kind, &nothing, meta::uid(&object), "")?;
+        let mut new = object.clone();
+        meta::clear_resource_version(&mut new);
+        match create_checked(caller, target.clone(), new, &options, Track::Update).await {
+            // Someone else made it first: update that.
+            Err(status) if status.reason == "AlreadyExists" => pause(attempt).await,
+            Err(status) => return Err(status),
+            Ok(mut made) => {
+                made.warnings.splice(0..0, warnings);
+                return Ok(made);
+            }
+        }
+    }
+    Err(Status::modified(target.kind, &target.name))
+}
+
+/// Refuses an update of a kind that must name the version it replaces, and does not.
+fn check_version(target: &Target, object: &Value) -> Result<(), Status> {
+    if strategy::needs_version_on_update(target.kind) && meta::resource_version(object).is_empty() {
+        let error = FieldError::invalid(
+            "metadata.resourceVersion",
+            0,
+            "must be specified for an update",
+        );
+        // Kubernetes names the resource where it otherwise names the kind.
+        let (group, plural) = (target.kind.group, target.kind.plural);
+        return Err(Status::invalid_kind(
+            group,
+            plural,
+            &target.name,
+            vec![error],
+        ));
+    }
+    Ok(())
 }
 
 async fn update_scale(
@@ -167,7 +215,10 @@ impl Edit<'_> {
                 strategy::prepare_status_update(kind, &mut new, current);
             }
             "finalize" => strategy::prepare_finalize(&mut new, current),
-            "ephemeralcontainers" => keep_all_but_ephemeral(&mut new, current),
+            "ephemeralcontainers" => {
+                keep_all_but_ephemeral(&mut new, current);
+                defaults::apply(kind, &mut new);
+            }
             _ => return Err(Status::method_not_allowed_here()),
         }
         if self.track {
@@ -191,6 +242,7 @@ impl Edit<'_> {
         let errors = match part {
             "" => validate::update(kind, &new, current),
             "status" => validate::status_update(kind, &new, current),
+            "ephemeralcontainers" => validate::ephemeral_containers_update(&new, current),
             _ => Vec::new(),
         };
         if !errors.is_empty() {

@@ -361,6 +361,35 @@ async fn a_service_account_token_is_an_identity_while_the_account_lives() {
 }
 
 #[tokio::test]
+async fn only_who_may_do_everything_may_aggregate() {
+    let cluster = Cluster::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let cluster_bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    let manager = json!({"metadata": {"name": "manager"}, "rules": [
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["*"], "verbs": ["create", "update"]}]});
+    cluster.call("POST", roles, manager).await.ok();
+    cluster
+        .call(
+            "POST",
+            cluster_bindings,
+            bind("m", "ClusterRole", "manager", "eve"),
+        )
+        .await
+        .ok();
+    let role = json!({"metadata": {"name": "gathers"},
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}});
+    cluster
+        .as_user(&user("eve"), "POST", roles, role.clone())
+        .await
+        .refused(
+            403,
+            "Forbidden",
+            "must have cluster-admin privileges to use an aggregationRule",
+        );
+    cluster.call("POST", roles, role).await.ok();
+}
+
+#[tokio::test]
 async fn bootstrap_is_done_once() {
     let cluster = Cluster::start().await;
     let before = cluster.replica.revision();

@@ -528,3 +528,83 @@ async fn a_collection_is_deleted_as_selected() {
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
     assert_eq!(left["items"][0]["metadata"]["name"], "b");
 }
+
+#[tokio::test]
+async fn a_put_creates_what_kubernetes_lets_it_create() {
+    let cluster = Cluster::start().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let events = "/api/v1/namespaces/default/events";
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let lease =
+        json!({"metadata": {"name": "l", "resourceVersion": "3"}, "spec": {"holderIdentity": "a"}});
+    let event = json!({"metadata": {"name": "e"}, "reason": "Tested",
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    let role = json!({"metadata": {"name": "r"}, "rules": []});
+    for (path, object) in [(leases, &lease), (events, &event), (roles, &role)] {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let made = cluster
+            .call("PUT", &format!("{path}/{name}"), object.clone())
+            .await;
+        assert_eq!(made.code, 201, "{path}: {}", made.body);
+        assert!(made.body["metadata"]["uid"].is_string());
+    }
+    for (path, object) in [
+        (CONFIG_MAPS, config_map("c", "1")),
+        (PODS, pod("c")),
+        (DEPLOYMENTS, deployment("c")),
+    ] {
+        cluster
+            .call("PUT", &format!("{path}/c"), object)
+            .await
+            .refused(404, "NotFound", "\"c\" not found");
+    }
+    // Who names a uid means the object that had it.
+    let mut gone = lease.clone();
+    gone["metadata"]["name"] = "gone".into();
+    gone["metadata"]["uid"] = "u".into();
+    cluster
+        .call("PUT", &format!("{leases}/gone"), gone)
+        .await
+        .refused(409, "Conflict", "Precondition failed: UID");
+    // A lease is replaced only by who knows which.
+    let blind = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "b"}});
+    cluster
+        .call("PUT", &format!("{leases}/l"), blind)
+        .await
+        .refused(
+            422,
+            "Invalid",
+            "metadata.resourceVersion: Invalid value: 0: must be specified for an update",
+        );
+}
+
+#[tokio::test]
+async fn ephemeral_containers_are_kept_with_their_defaults() {
+    let cluster = Cluster::start().await;
+    cluster.call("POST", PODS, pod("a")).await.ok();
+    let path = format!("{PODS}/a/ephemeralcontainers");
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "busybox"}]}});
+    let kept = cluster
+        .patch(&path, "strategic-merge-patch+json", debug)
+        .await
+        .ok();
+    let container = &kept["spec"]["ephemeralContainers"][0];
+    assert_eq!(container["terminationMessagePath"], "/dev/termination-log");
+    assert_eq!(container["imagePullPolicy"], "Always");
+    let other = json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "other"}]}});
+    cluster
+        .patch(&path, "strategic-merge-patch+json", other)
+        .await
+        .refused(
+            422,
+            "Invalid",
+            "existing ephemeral containers \"debug\" may not be changed",
+        );
+}
+
+#[tokio::test]
+async fn an_empty_store_is_at_a_version_that_can_be_watched() {
+    let directory = tempfile::tempdir().unwrap();
+    let replica = crate::cluster::replica(directory.path()).await;
+    assert_eq!(replica.revision(), 1);
+}
