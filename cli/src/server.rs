@@ -51,6 +51,9 @@ pub struct Options {
     /// Least milliseconds without a heartbeat before an election; the most is 5/3 of it
     #[arg(long, default_value_t = 210)]
     election_ms: u64,
+    /// Seconds that what was overwritten stays readable, for watches that resume and lists in pages
+    #[arg(long, env = "TRIREME_HISTORY_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    history_seconds: u64,
 }
 
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
@@ -103,6 +106,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
             election_max_ms: options.election_ms * 5 / 3,
             ..trireme_server::Timing::default()
         },
+        history: std::time::Duration::from_secs(options.history_seconds),
     };
     trireme_server::run(options, shutdown).await
 }

@@ -1,4 +1,5 @@
-//! Compaction: the leader forgets what is older than five minutes, as kube-apiserver asks of etcd.
+//! Compaction: the leader forgets what is older than the history that is kept, five minutes unless told
+//! otherwise, as kube-apiserver asks of etcd.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,29 +9,29 @@ use tokio_util::sync::CancellationToken;
 use trireme_raft::Replica;
 use trireme_state::Command;
 
-/// How long a revision stays readable: watches that were cut off and lists in pages go on within it.
-const RETENTION: Duration = Duration::from_secs(300);
-/// Revisions are noted this often, so retention is exact to this.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
+/// Revisions are noted this many times in the length of the history, so that it is exact to a tenth.
+const SAMPLES: u32 = 10;
 
-/// Runs until cancelled, while this server leads.
-pub async fn run(replica: Arc<Replica>, ended: CancellationToken) {
+/// Runs until cancelled, on every server, so that one that becomes the leader knows what is old.
+pub async fn run(replica: Arc<Replica>, history: Duration, ended: CancellationToken) {
     let mut samples = VecDeque::new();
+    let leadership = replica.leadership();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(SAMPLE_INTERVAL) => {}
+            () = tokio::time::sleep(history / SAMPLES) => {}
             () = ended.cancelled() => return,
         }
         samples.push_back((tokio::time::Instant::now(), replica.revision()));
         let mut due = None;
         while let Some((noted, revision)) = samples.front().copied() {
-            if noted.elapsed() < RETENTION {
+            if noted.elapsed() < history {
                 break;
             }
             due = Some(revision);
             samples.pop_front();
         }
-        let Some(revision) = due.filter(|revision| *revision > replica.compacted()) else {
+        let leads = leadership.borrow().is_leader;
+        let Some(revision) = due.filter(|revision| leads && *revision > replica.compacted()) else {
             continue;
         };
         if let Err(error) = replica.propose(Command::Compact { revision }).await {

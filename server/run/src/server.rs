@@ -66,6 +66,8 @@ pub struct ServerOptions {
     pub cluster_domain: String,
     pub cluster_dns: String,
     pub timing: Timing,
+    /// How long a revision stays readable: watches that were cut off and lists in pages go on within it.
+    pub history: Duration,
 }
 
 /// Runs a server until `shutdown`.
@@ -118,9 +120,9 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         node_tls: Arc::new(node_tls(client_tls.clone())),
         service_account_key_pem,
         server_addresses: vec![],
+        mesh_gateways: true,
         extra_grpc: Some(tonic::service::Routes::new(ClusterServer::new(cluster))),
         open_grpc_methods: vec!["/trireme.v1.Cluster/Join".to_owned()],
-        mesh_gateways: true,
         limits: Limits::default(),
     })?;
     let tls = serving_tls(&serving, authority.certificate_pem())?;
@@ -128,6 +130,11 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         api_listener,
         Arc::new(tls),
         api.clone(),
+        ended.clone(),
+    ));
+    let compacting = tokio::spawn(compaction::run(
+        replica.clone(),
+        options.history,
         ended.clone(),
     ));
     tracing::info!(
@@ -155,6 +162,7 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
     ended.cancel();
     // A panic in a server task has been reported by the panic hook; here everything ends anyway.
     let _ = api_server.await;
+    let _ = compacting.await;
     replica.shutdown().await;
     let _ = peer_server.await;
     tracing::info!("stopped");
@@ -311,7 +319,7 @@ async fn lead_when_leader(
     }
 }
 
-/// A leader's duties: what every cluster has, then controllers, compaction, published addresses.
+/// A leader's duties: what every cluster has, then controllers, published addresses.
 async fn lead(
     replica: Arc<Replica>,
     api: Arc<Api>,
@@ -353,7 +361,6 @@ async fn lead(
     tokio::join!(
         recording,
         control::run(client.clone(), recorder, configuration, ended.clone()),
-        compaction::run(replica.clone(), ended.clone()),
         publish(replica, api, ended.clone()),
         keep_first_token(client, directory, ended),
     );
