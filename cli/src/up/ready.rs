@@ -79,7 +79,18 @@ pub async fn kubeconfig(data: &Path, first: &Machine, state: &State) -> Result<(
         let text = serde_yaml_ng::to_string(&document).map_err(std::io::Error::other)?;
         std::io::Write::write_all(&mut file, text.as_bytes())
     };
-    write().with_context(|| format!("writing {}", target.display()))
+    write().with_context(|| format!("writing {}", target.display()))?;
+    give_to_caller(&target)
+}
+
+/// Lets the person who called `sudo` read the kubeconfig, and nobody else, so that kubectl needs no `sudo`.
+fn give_to_caller(kubeconfig: &Path) -> Result<()> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    let (Some(user), Some(group)) = (number("SUDO_UID"), number("SUDO_GID")) else {
+        return Ok(());
+    };
+    std::os::unix::fs::chown(kubeconfig, Some(user), Some(group))
+        .with_context(|| format!("giving {} to user {user}", kubeconfig.display()))
 }
 
 /// Every server is a healthy voter.
