@@ -1,6 +1,6 @@
 //! Streams configuration as xDS: aggregated, state of the world and delta.
 //!
-//! In: a [`Source`] that answers for each node with its [`Snapshot`], and the requests of its
+//! In: a [`Source`] that answers for each node with its [`View`], and the requests of its
 //! stream. Out: responses with what changed and nothing else, and a [`Registry`] of what every
 //! connected workload has acknowledged or refused.
 //!
@@ -24,5 +24,5 @@ mod subscription;
 pub use registry::{KindState, KindStatus, Registry, WorkloadStatus};
 pub use service::{Admit, Ads};
 pub use source::{
-    Endpoints, Resource, Resources, Snapshot, Source, SourceError, StaticSource, Workload,
+    ChangeLog, Resource, Resources, Source, SourceError, StaticSource, View, Workload,
 };

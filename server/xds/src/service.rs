@@ -226,8 +226,11 @@ impl<W: Wire> OpenStream<W> {
     fn next_response(&mut self) -> Option<Response> {
         let connected = self.connected.as_mut()?;
         connected.changes.borrow_and_update();
-        let snapshot = connected.workload.snapshot();
-        let response = self.session.next(&snapshot);
+        let mut response = None;
+        let session = &mut self.session;
+        connected
+            .workload
+            .look(&mut |view| response = session.next(view));
         if response.is_some() {
             connected.registered.update(self.session.status());
         }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use trireme_xds::Kind;
 use trireme_xds::pb::envoy::config::core::v3::ControlPlane;
 use trireme_xds::pb::envoy::service::discovery::v3 as discovery;
+use trireme_xds::pb::google::protobuf::Any;
 use trireme_xds::pb::google::rpc;
 
 use crate::registry::{KindState, KindStatus};
-use crate::source::{Resource, Snapshot};
+use crate::source::{Resource, View};
 use crate::subscription::{Change, MAX_NAMES, Subscription};
 
 /// Which of xDS's two protocols a stream speaks.
@@ -136,11 +137,9 @@ impl Session {
         subscription.check()
     }
 
-    /// The next response that brings the client nearer to `snapshot`; `None` when it has
+    /// The next response that brings the client nearer to `view`; `None` when it has
     /// everything or must answer first.
-    pub fn next(&mut self, snapshot: &Snapshot) -> Option<Response> {
-        // Read before comparing: what changes meanwhile is compared again.
-        let generation = snapshot.endpoints.generation();
+    pub fn next(&mut self, view: &mut dyn View) -> Option<Response> {
         let mut held_back = false;
         for kind in Kind::ALL {
             if kind > Kind::Endpoint && self.must_wait() {
@@ -150,8 +149,8 @@ impl Session {
             if self.of(kind).in_flight.is_some() {
                 continue;
             }
-            let change = self.of(kind).change(snapshot, false);
-            if let Some(response) = self.send(kind, snapshot, generation, change) {
+            let change = self.of(kind).change(view, false);
+            if let Some(response) = self.send(kind, view, change) {
                 return Some(response);
             }
         }
@@ -162,19 +161,13 @@ impl Session {
         let unused = self.listeners.is_settled() && self.routes.is_settled();
         let known = self.listeners.requested || !self.resumed;
         if self.clusters.in_flight.is_none() && unused && known {
-            let change = self.clusters.change(snapshot, true);
-            return self.send(Kind::Cluster, snapshot, generation, change);
+            let change = self.clusters.change(view, true);
+            return self.send(Kind::Cluster, view, change);
         }
         None
     }
 
-    fn send(
-        &mut self,
-        kind: Kind,
-        snapshot: &Snapshot,
-        generation: u64,
-        change: Change,
-    ) -> Option<Response> {
+    fn send(&mut self, kind: Kind, view: &mut dyn View, change: Change) -> Option<Response> {
         let state_of_the_world = self.protocol == Protocol::StateOfTheWorld;
         let nonce = self.last_nonce + 1;
         let subscription = self.of_mut(kind);
@@ -186,15 +179,15 @@ impl Session {
         };
         if !told {
             subscription.note_absent(&change);
-            subscription.note_seen(snapshot, generation, &change);
+            subscription.note_seen(view, &change);
             return None;
         }
         let resources = if state_of_the_world && kind.is_complete() {
-            subscription.whole(snapshot, &change)
+            subscription.whole(view, &change)
         } else {
             change.changed.clone()
         };
-        subscription.sent(nonce, snapshot, generation, &change);
+        subscription.sent(nonce, view, &change);
         let version = subscription.digest();
         self.last_nonce = nonce;
         if kind == Kind::Cluster {
@@ -324,7 +317,7 @@ impl Response {
             resources: self
                 .resources
                 .iter()
-                .map(|resource| resource.body.clone())
+                .map(|resource| Any::clone(&resource.body))
                 .collect(),
             type_url: self.kind.type_url().to_owned(),
             nonce: self.nonce.to_string(),
@@ -337,7 +330,7 @@ impl Response {
         let resources = self.resources.iter().map(|resource| discovery::Resource {
             name: resource.name.to_string(),
             version: version(resource.version),
-            resource: Some(resource.body.clone()),
+            resource: Some(Any::clone(&resource.body)),
             ..discovery::Resource::default()
         });
         discovery::DeltaDiscoveryResponse {

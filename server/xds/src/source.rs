@@ -17,7 +17,8 @@ pub struct Resource {
     pub name: Arc<str>,
     /// Digest of the content.
     pub version: u64,
-    pub body: Any,
+    /// Shared by all who are sent it.
+    pub body: Arc<Any>,
     /// For a cluster whose endpoints are discovered: the name of their resource.
     pub endpoints: Option<Arc<str>>,
 }
@@ -31,8 +32,19 @@ impl Resource {
         Resource {
             version: XxHash64::oneshot(0, &body.value),
             name,
-            body,
+            body: Arc::new(body),
             endpoints,
+        }
+    }
+
+    /// Of a message that was packed and digested before.
+    pub fn of_packed(name: impl Into<Arc<str>>, version: u64, body: Arc<Any>) -> Resource {
+        let name = name.into();
+        Resource {
+            endpoints: discovered_endpoints(&name, &body),
+            name,
+            version,
+            body,
         }
     }
 
@@ -57,44 +69,20 @@ fn discovered_endpoints(name: &Arc<str>, body: &Any) -> Option<Arc<str>> {
 /// Resources of one kind by name.
 pub type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
 
-/// Endpoint resources, which change on their own and are looked up by name.
-pub trait Endpoints: Send + Sync + 'static {
-    fn get(&self, name: &str) -> Option<Arc<Resource>>;
-    /// Rises with every change.
-    fn generation(&self) -> u64;
-    /// Names that may have changed after `generation`; `None` where that is no longer known.
-    fn changed_since(&self, generation: u64) -> Option<Vec<Arc<str>>>;
-}
-
-/// What one workload should have at one moment. Parts that did not change are the same `Arc`s in
-/// the next snapshot, which is how a stream knows that it need not compare them.
-#[derive(Clone)]
-pub struct Snapshot {
-    pub clusters: Arc<Resources>,
-    pub listeners: Arc<Resources>,
-    pub routes: Arc<Resources>,
-    pub secrets: Arc<Resources>,
-    pub endpoints: Arc<dyn Endpoints>,
-}
-
-impl Snapshot {
-    /// `None` for endpoints, which are only looked up.
-    pub(crate) fn all(&self, kind: Kind) -> Option<&Arc<Resources>> {
-        match kind {
-            Kind::Cluster => Some(&self.clusters),
-            Kind::Listener => Some(&self.listeners),
-            Kind::Route => Some(&self.routes),
-            Kind::Secret => Some(&self.secrets),
-            Kind::Endpoint => None,
-        }
-    }
-
-    pub(crate) fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
-        match self.all(kind) {
-            Some(all) => all.get(name).cloned(),
-            None => self.endpoints.get(name),
-        }
-    }
+/// What one workload should have at one moment.
+///
+/// Clusters and listeners are known as a whole; routes, endpoints and secrets are looked up by the
+/// names that the client asks for.
+pub trait View {
+    /// All of a kind that is known as a whole, `None` for the others. Where nothing changed it is
+    /// the same `Arc` as before, which is how a stream knows that it need not compare.
+    fn all(&mut self, kind: Kind) -> Option<Arc<Resources>>;
+    fn get(&mut self, kind: Kind, name: &str) -> Option<Arc<Resource>>;
+    /// Of a kind that is looked up: rises with every change.
+    fn generation(&self, kind: Kind) -> u64;
+    /// Of a kind that is looked up: names that may have changed after `generation`; `None` where
+    /// that is not known, so that all that is subscribed to must be compared.
+    fn changed_since(&self, kind: Kind, generation: u64) -> Option<Vec<Arc<str>>>;
 }
 
 /// Why a node gets nothing.
@@ -115,89 +103,55 @@ pub trait Source: Send + Sync + 'static {
 
 /// The configuration of one connected node. Dropped when its stream ends.
 pub trait Workload: Send + Sync + 'static {
-    /// Marked as changed whenever [`Workload::snapshot`] may answer something else.
+    /// Marked as changed whenever [`Workload::look`] may show something else.
     fn changes(&self) -> watch::Receiver<u64>;
-    /// What the workload should have now. Called by the stream when it can send, not for every
-    /// change.
-    fn snapshot(&self) -> Arc<Snapshot>;
+    /// Shows what the workload should have now; nothing changes while it is shown. Called by the
+    /// stream when it can send, not for every change.
+    fn look(&self, at: &mut dyn FnMut(&mut dyn View));
 }
 
-/// Changes of endpoints that are remembered by name. A stream that is further behind compares all
+/// Changes of one kind that are remembered by name. A stream that is further behind compares all
 /// that it is subscribed to: 4,096 names are 64 KB of pointers and a second of heavy churn.
 const CHANGES_REMEMBERED: usize = 4096;
 
-/// Endpoint resources in memory that remember what changed last.
-#[derive(Default)]
-pub struct EndpointTable {
-    state: Mutex<TableState>,
-}
-
-#[derive(Default)]
-struct TableState {
-    resources: Resources,
+/// Which names changed lately.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeLog {
     generation: u64,
     /// Generation and name of each change, the newest last.
     changes: VecDeque<(u64, Arc<str>)>,
-    /// The generation before the oldest change that is remembered.
+    /// The newest generation whose changes are not known by name.
     forgotten: u64,
 }
 
-impl EndpointTable {
-    pub fn new() -> EndpointTable {
-        EndpointTable::default()
-    }
-
-    /// Puts a resource in, or takes it out; nothing changes where it is the same already.
-    pub fn set(&self, name: &str, resource: Option<Arc<Resource>>) {
-        let mut state = self.lock();
-        let before = state.resources.get(name).map(|resource| resource.version);
-        if before == resource.as_ref().map(|resource| resource.version) {
-            return;
-        }
-        state.generation += 1;
-        let key: Arc<str> = match state.resources.get_key_value(name) {
-            Some((key, _)) => key.clone(),
-            None => name.into(),
-        };
-        let generation = state.generation;
-        state.changes.push_back((generation, key.clone()));
-        if state.changes.len() > CHANGES_REMEMBERED
-            && let Some((oldest, _)) = state.changes.pop_front()
+impl ChangeLog {
+    pub fn note(&mut self, name: Arc<str>) {
+        self.generation += 1;
+        self.changes.push_back((self.generation, name));
+        if self.changes.len() > CHANGES_REMEMBERED
+            && let Some((oldest, _)) = self.changes.pop_front()
         {
-            state.forgotten = oldest;
+            self.forgotten = oldest;
         }
-        match resource {
-            Some(resource) => state.resources.insert(key, resource),
-            None => state.resources.remove(name),
-        };
     }
 
-    /// The names that are there.
-    pub fn names(&self) -> Vec<Arc<str>> {
-        self.lock().resources.keys().cloned().collect()
+    /// Anything may have changed.
+    pub fn note_all(&mut self) {
+        self.generation += 1;
+        self.forgotten = self.generation;
+        self.changes.clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, TableState> {
-        // Nothing panics while it is held; what is inside is whole at every point.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Endpoints for EndpointTable {
-    fn get(&self, name: &str) -> Option<Arc<Resource>> {
-        self.lock().resources.get(name).cloned()
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
-    fn generation(&self) -> u64 {
-        self.lock().generation
-    }
-
-    fn changed_since(&self, generation: u64) -> Option<Vec<Arc<str>>> {
-        let state = self.lock();
-        if generation < state.forgotten {
+    /// `None` where it is not known.
+    pub fn since(&self, generation: u64) -> Option<Vec<Arc<str>>> {
+        if generation < self.forgotten {
             return None;
         }
-        let newer = state.changes.iter().rev();
+        let newer = self.changes.iter().rev();
         let newer = newer.take_while(|(changed, _)| *changed > generation);
         Some(newer.map(|(_, name)| name.clone()).collect())
     }
@@ -210,9 +164,64 @@ pub struct StaticSource {
 }
 
 struct StaticShared {
-    snapshot: Mutex<Arc<Snapshot>>,
-    endpoints: Arc<EndpointTable>,
+    tables: Mutex<Tables>,
     changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Tables {
+    clusters: Arc<Resources>,
+    listeners: Arc<Resources>,
+    /// Of the kinds that are looked up.
+    by_name: BTreeMap<Kind, (Resources, ChangeLog)>,
+}
+
+impl Tables {
+    fn set(&mut self, kind: Kind, name: &str, resource: Option<Arc<Resource>>) {
+        let (table, log) = self.by_name.entry(kind).or_default();
+        let before = table.get(name).map(|resource| resource.version);
+        if before == resource.as_ref().map(|resource| resource.version) {
+            return;
+        }
+        let name: Arc<str> = name.into();
+        match resource {
+            Some(resource) => table.insert(name.clone(), resource),
+            None => table.remove(&name),
+        };
+        log.note(name);
+    }
+}
+
+impl View for Tables {
+    fn all(&mut self, kind: Kind) -> Option<Arc<Resources>> {
+        match kind {
+            Kind::Cluster => Some(self.clusters.clone()),
+            Kind::Listener => Some(self.listeners.clone()),
+            Kind::Route | Kind::Endpoint | Kind::Secret => None,
+        }
+    }
+
+    fn get(&mut self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        let table = match kind {
+            Kind::Cluster => &*self.clusters,
+            Kind::Listener => &*self.listeners,
+            Kind::Route | Kind::Endpoint | Kind::Secret => &self.by_name.get(&kind)?.0,
+        };
+        table.get(name).cloned()
+    }
+
+    fn generation(&self, kind: Kind) -> u64 {
+        self.by_name
+            .get(&kind)
+            .map_or(0, |(_, log)| log.generation())
+    }
+
+    fn changed_since(&self, kind: Kind, generation: u64) -> Option<Vec<Arc<str>>> {
+        match self.by_name.get(&kind) {
+            Some((_, log)) => log.since(generation),
+            None => Some(Vec::new()),
+        }
+    }
 }
 
 impl Default for StaticSource {
@@ -224,74 +233,56 @@ impl Default for StaticSource {
 impl StaticSource {
     /// Nothing of any kind.
     pub fn new() -> StaticSource {
-        let endpoints = Arc::new(EndpointTable::new());
-        let none = Arc::new(Resources::new());
-        let snapshot = Snapshot {
-            clusters: none.clone(),
-            listeners: none.clone(),
-            routes: none.clone(),
-            secrets: none,
-            endpoints: endpoints.clone(),
-        };
         StaticSource {
             shared: Arc::new(StaticShared {
-                snapshot: Mutex::new(Arc::new(snapshot)),
-                endpoints,
+                tables: Mutex::default(),
                 changes: watch::Sender::new(0),
             }),
         }
     }
 
-    /// Replaces everything of the kinds named in `resources`; other kinds stay. For endpoints,
-    /// those not named go.
+    /// Replaces everything of the kinds that are named, at once; other kinds stay.
     pub fn set(&self, resources: Vec<(Kind, Vec<Resource>)>) {
-        {
-            let mut current = self.lock();
-            let mut next = Snapshot::clone(&current);
-            for (kind, resources) in resources {
-                let table: Resources = resources
-                    .into_iter()
-                    .map(|resource| (resource.name.clone(), Arc::new(resource)))
-                    .collect();
-                match kind {
-                    Kind::Cluster => next.clusters = Arc::new(table),
-                    Kind::Listener => next.listeners = Arc::new(table),
-                    Kind::Route => next.routes = Arc::new(table),
-                    Kind::Secret => next.secrets = Arc::new(table),
-                    Kind::Endpoint => {
-                        let endpoints = &self.shared.endpoints;
-                        for name in endpoints.names() {
-                            if !table.contains_key(&name) {
-                                endpoints.set(&name, None);
-                            }
-                        }
-                        for (name, resource) in table {
-                            endpoints.set(&name, Some(resource));
-                        }
+        let mut tables = self.lock();
+        for (kind, resources) in resources {
+            let table: Resources = resources
+                .into_iter()
+                .map(|resource| (resource.name.clone(), Arc::new(resource)))
+                .collect();
+            match kind {
+                Kind::Cluster => tables.clusters = Arc::new(table),
+                Kind::Listener => tables.listeners = Arc::new(table),
+                Kind::Route | Kind::Endpoint | Kind::Secret => {
+                    let known = tables.by_name.entry(kind).or_default();
+                    let gone = known.0.keys().filter(|name| !table.contains_key(*name));
+                    for name in gone.cloned().collect::<Vec<_>>() {
+                        tables.set(kind, &name, None);
+                    }
+                    for (name, resource) in table {
+                        tables.set(kind, &name, Some(resource));
                     }
                 }
             }
-            *current = Arc::new(next);
         }
+        drop(tables);
+        self.announce();
+    }
+
+    /// Puts one resource of a kind that is looked up (routes, endpoints, secrets) in, or takes it out.
+    pub fn set_one(&self, kind: Kind, name: &str, resource: Option<Resource>) {
+        self.lock().set(kind, name, resource.map(Arc::new));
+        self.announce();
+    }
+
+    fn announce(&self) {
         self.shared
             .changes
             .send_modify(|generation| *generation += 1);
     }
 
-    /// Puts one endpoint resource in, or takes it out.
-    pub fn set_endpoints(&self, name: &str, resource: Option<Resource>) {
-        self.shared.endpoints.set(name, resource.map(Arc::new));
-        self.shared
-            .changes
-            .send_modify(|generation| *generation += 1);
-    }
-
-    pub fn current(&self) -> Arc<Snapshot> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Snapshot>> {
-        let locked = self.shared.snapshot.lock();
+    fn lock(&self) -> std::sync::MutexGuard<'_, Tables> {
+        // Nothing panics while it is held.
+        let locked = self.shared.tables.lock();
         locked.unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -307,8 +298,8 @@ impl Workload for StaticSource {
         self.shared.changes.subscribe()
     }
 
-    fn snapshot(&self) -> Arc<Snapshot> {
-        self.current()
+    fn look(&self, at: &mut dyn FnMut(&mut dyn View)) {
+        at(&mut *self.lock());
     }
 }
 
@@ -316,32 +307,36 @@ impl Workload for StaticSource {
 mod tests {
     use super::*;
 
-    fn resource(name: &str, value: u8) -> Arc<Resource> {
-        Arc::new(Resource::new(
-            name,
-            Any {
-                type_url: Kind::Endpoint.type_url().into(),
-                value: vec![value],
-            },
-        ))
+    #[test]
+    fn changes_are_remembered_up_to_the_limit() {
+        let mut log = ChangeLog::default();
+        log.note("a".into());
+        let before = log.generation();
+        assert_eq!(log.since(before), Some(vec![]));
+        log.note("b".into());
+        log.note("a".into());
+        assert_eq!(log.since(before), Some(vec!["a".into(), "b".into()]));
+        for _ in 0..=CHANGES_REMEMBERED {
+            log.note("c".into());
+        }
+        assert_eq!(log.since(before), None, "too long ago");
+        let last = log.generation() - 1;
+        assert_eq!(log.since(last), Some(vec!["c".into()]));
+        log.note_all();
+        assert_eq!(log.since(last), None);
+        assert_eq!(log.since(log.generation()), Some(vec![]));
     }
 
     #[test]
-    fn changes_are_remembered_up_to_the_limit() {
-        let table = EndpointTable::new();
-        table.set("a", Some(resource("a", 1)));
-        let before = table.generation();
-        table.set("a", Some(resource("a", 1)));
-        assert_eq!(table.changed_since(before), Some(vec![]), "the same again");
-        table.set("b", Some(resource("b", 1)));
-        table.set("a", None);
-        let changed = table.changed_since(before).expect("remembered");
-        assert_eq!(changed, ["a".into(), "b".into()]);
-        for round in 0..=CHANGES_REMEMBERED {
-            table.set("c", Some(resource("c", (round % 200) as u8)));
-        }
-        assert_eq!(table.changed_since(before), None, "too long ago");
-        let last = table.generation() - 1;
-        assert_eq!(table.changed_since(last), Some(vec!["c".into()]));
+    fn what_is_set_again_is_no_change() {
+        let source = StaticSource::new();
+        let one = || Resource::new("a", Any::default());
+        source.set_one(Kind::Endpoint, "a", Some(one()));
+        let before = source.lock().generation(Kind::Endpoint);
+        source.set(vec![(Kind::Endpoint, vec![one()])]);
+        assert_eq!(source.lock().generation(Kind::Endpoint), before);
+        source.set(vec![(Kind::Endpoint, vec![])]);
+        let changed = source.lock().changed_since(Kind::Endpoint, before);
+        assert_eq!(changed, Some(vec!["a".into()]));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use trireme_xds::Kind;
 use twox_hash::XxHash64;
 
-use crate::source::{Resource, Resources, Snapshot};
+use crate::source::{Resource, Resources, View};
 
 /// Names that one client may subscribe to by name, of one kind. A proxy names each of its clusters
 /// once; 65,536 are far more than a mesh has services and bound a stream's state to some MB.
@@ -51,7 +51,7 @@ impl Change {
 #[derive(Clone)]
 enum Seen {
     All(Arc<Resources>),
-    Endpoints(u64),
+    Generation(u64),
 }
 
 /// One kind on one stream.
@@ -209,24 +209,25 @@ impl Subscription {
     }
 
     /// What is to be sent, with clusters that are to go among `removed` if `withdraw`.
-    pub fn change(&self, snapshot: &Snapshot, withdraw: bool) -> Change {
+    pub fn change(&self, view: &mut dyn View, withdraw: bool) -> Change {
         let mut change = Change::default();
         if !self.requested {
             return change;
         }
-        match self.candidates(snapshot) {
+        match self.candidates(view) {
             Candidates::Names(names) => {
                 for name in names.union(&self.due) {
-                    self.compare(name, snapshot, &mut change);
+                    self.compare(name, view, &mut change);
                 }
             }
             Candidates::All => {
+                let all = view.all(self.kind).filter(|_| self.wildcard);
                 let mut names: BTreeSet<&Arc<str>> = self.names.iter().chain(&self.due).collect();
-                if let Some(all) = snapshot.all(self.kind).filter(|_| self.wildcard) {
+                if let Some(all) = &all {
                     names.extend(all.keys().chain(self.held.keys()));
                 }
                 for name in names {
-                    self.compare(name, snapshot, &mut change);
+                    self.compare(name, view, &mut change);
                 }
             }
         }
@@ -236,8 +237,8 @@ impl Subscription {
         change
     }
 
-    fn compare(&self, name: &Arc<str>, snapshot: &Snapshot, change: &mut Change) {
-        let now = snapshot.get(self.kind, name);
+    fn compare(&self, name: &Arc<str>, view: &mut dyn View, change: &mut Change) {
+        let now = view.get(self.kind, name);
         let due = self.due.contains(name);
         match (now, self.held.get(name)) {
             (Some(now), Some(Held::Present(version, _))) if now.version == *version && !due => {}
@@ -255,12 +256,12 @@ impl Subscription {
         }
     }
 
-    fn candidates(&self, snapshot: &Snapshot) -> Candidates {
+    fn candidates(&self, view: &mut dyn View) -> Candidates {
         if self.stale {
             return Candidates::All;
         }
-        match (&self.seen, snapshot.all(self.kind)) {
-            (Some(Seen::All(seen)), Some(now)) if Arc::ptr_eq(seen, now) => {
+        match (&self.seen, view.all(self.kind)) {
+            (Some(Seen::All(seen)), Some(now)) if Arc::ptr_eq(seen, &now) => {
                 // What was put off is looked at again.
                 if self.put_off {
                     Candidates::All
@@ -268,7 +269,7 @@ impl Subscription {
                     Candidates::Names(BTreeSet::new())
                 }
             }
-            (Some(Seen::Endpoints(seen)), None) => match snapshot.endpoints.changed_since(*seen) {
+            (Some(Seen::Generation(seen)), None) => match view.changed_since(self.kind, *seen) {
                 Some(names) => {
                     let wanted = names.into_iter().filter(|name| self.is_wanted(name));
                     Candidates::Names(wanted.collect())
@@ -281,20 +282,20 @@ impl Subscription {
 
     /// All that is wanted and there, and what the client holds that is not withdrawn yet: a
     /// state-of-the-world response of a complete kind.
-    pub fn whole(&self, snapshot: &Snapshot, change: &Change) -> Vec<Arc<Resource>> {
+    pub fn whole(&self, view: &mut dyn View, change: &Change) -> Vec<Arc<Resource>> {
         let mut whole: BTreeMap<Arc<str>, Arc<Resource>> = BTreeMap::new();
         for name in &change.withdrawn {
             if let Some(Held::Present(_, Some(resource))) = self.held.get(name) {
                 whole.insert(name.clone(), resource.clone());
             }
         }
-        match snapshot.all(self.kind) {
+        match view.all(self.kind) {
             Some(all) if self.wildcard => {
                 whole.extend(all.iter().map(|(name, one)| (name.clone(), one.clone())));
             }
             _ => {
                 for name in &self.names {
-                    if let Some(resource) = snapshot.get(self.kind, name) {
+                    if let Some(resource) = view.get(self.kind, name) {
                         whole.insert(name.clone(), resource);
                     }
                 }
@@ -303,8 +304,8 @@ impl Subscription {
         whole.into_values().collect()
     }
 
-    /// Notes that `change`, made from `snapshot`, is sent under `nonce`.
-    pub fn sent(&mut self, nonce: u64, snapshot: &Snapshot, seen_endpoints: u64, change: &Change) {
+    /// Notes that `change`, made from `view`, is sent under `nonce`.
+    pub fn sent(&mut self, nonce: u64, view: &mut dyn View, change: &Change) {
         for resource in &change.changed {
             // Only a cluster is ever needed again, while its withdrawal waits.
             let kept = (self.kind == Kind::Cluster).then(|| resource.clone());
@@ -317,7 +318,7 @@ impl Subscription {
                 self.forget(name);
             }
         }
-        self.note_seen(snapshot, seen_endpoints, change);
+        self.note_seen(view, change);
         self.due.clear();
         self.answer_due = false;
         self.in_flight = Some(InFlight {
@@ -326,17 +327,16 @@ impl Subscription {
         });
     }
 
-    /// Notes that there was nothing to send of `snapshot`. `seen_endpoints` is the generation from
-    /// before the comparison: what changed during it is compared once more.
-    pub fn note_seen(&mut self, snapshot: &Snapshot, seen_endpoints: u64, change: &Change) {
+    /// Notes that all of `view` was compared.
+    pub fn note_seen(&mut self, view: &mut dyn View, change: &Change) {
         if !self.requested {
             return;
         }
         self.stale = false;
         self.put_off = !change.withdrawn.is_empty();
-        self.seen = Some(match snapshot.all(self.kind) {
-            Some(all) => Seen::All(all.clone()),
-            None => Seen::Endpoints(seen_endpoints),
+        self.seen = Some(match view.all(self.kind) {
+            Some(all) => Seen::All(all),
+            None => Seen::Generation(view.generation(self.kind)),
         });
     }
 
