@@ -63,14 +63,14 @@ const RANK: &[(&str, u8)] = &[
     ("trireme-stream", 2),
     ("trireme-mesh", 3),
     ("trireme-proxy", 3),
-    ("trireme-xds-server", 3),
+    ("trireme-xds-server", 4),
     ("trireme-api", 3),
-    ("trireme-server", 4),
-    ("trireme-node", 4),
-    ("trireme", 5),
-    ("simulation", 6),
-    ("bench", 6),
-    ("e2e", 6),
+    ("trireme-server", 5),
+    ("trireme-node", 5),
+    ("trireme", 6),
+    ("simulation", 7),
+    ("bench", 7),
+    ("e2e", 7),
 ];
 
 /// Lines of a source file: about 500 is one idea, past this it is two.

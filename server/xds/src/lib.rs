@@ -15,12 +15,14 @@
 //! [`session`] is the protocol without I/O; [`service`] is the I/O without protocol. What a
 //! workload should get is decided in server/mesh.
 
+pub mod mesh;
 pub mod registry;
 pub mod service;
 pub mod session;
 pub mod source;
 mod subscription;
 
+pub use mesh::MeshSource;
 pub use registry::{KindState, KindStatus, Registry, WorkloadStatus};
 pub use service::{Admit, Ads};
 pub use source::{

@@ -37,17 +37,6 @@ impl Resource {
         }
     }
 
-    /// Of a message that was packed and digested before.
-    pub fn of_packed(name: impl Into<Arc<str>>, version: u64, body: Arc<Any>) -> Resource {
-        let name = name.into();
-        Resource {
-            endpoints: discovered_endpoints(&name, &body),
-            name,
-            version,
-            body,
-        }
-    }
-
     pub fn of<T: Message + Name>(name: impl Into<Arc<str>>, message: &T) -> Resource {
         Resource::new(name, pack(message))
     }
