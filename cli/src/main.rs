@@ -54,6 +54,11 @@ fn main() -> ExitCode {
         let code = trireme_container::shim_main(&rest);
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
+    // The proxy has runtimes of its own, one a worker.
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("proxy") {
+        return trireme_proxy::main(words);
+    }
     let arguments = Arguments::parse();
     output::start_logging(matches!(
         arguments.command,
@@ -84,10 +89,13 @@ fn workers() -> usize {
 fn run(command: Command) -> Result<()> {
     // SAFETY: called before any other thread exists.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, ALLOCATOR_ARENAS) };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers())
-        .enable_all()
-        .build()?;
+    // A single worker needs no queue to share, and runs tasks in the order in which they were woken: what
+    // many have to say goes out together.
+    let mut builder = match workers() {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.worker_threads(workers()).enable_all().build()?;
     let result = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signals = tokio::spawn(output::cancel_on_signal(shutdown.clone()));
