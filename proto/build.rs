@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "trireme/v1/resources.proto",
         "trireme/v1/cluster.proto",
+        "trireme/v1/mesh.proto",
         "trireme/raft/raft.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;

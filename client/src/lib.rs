@@ -18,6 +18,7 @@ mod cluster;
 mod connect;
 mod error;
 mod informer;
+mod mesh;
 mod tls;
 mod token;
 mod watch;

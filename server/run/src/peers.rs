@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tonic::Status;
 use trireme_client::{Client, ClientConfig};
-use trireme_proto::v1::{AddServerReply, RemoveServerReply, Server, ServerStatus};
+use trireme_proto::v1::{AddServerReply, MeshStatusReply, RemoveServerReply, Server, ServerStatus};
 
 /// Servers that connections are kept to; a cluster has fewer.
 const PEERS_MAX: usize = 64;
@@ -35,6 +35,12 @@ impl Peers {
             .into_iter()
             .next()
             .ok_or_else(|| Status::internal(format!("{address} answered without its status")))
+    }
+
+    /// The workloads that are connected to the server at `address`.
+    pub async fn mesh_status(&self, address: &str) -> Result<MeshStatusReply, Status> {
+        let asked = self.client(address)?.mesh_status(true).await;
+        asked.map_err(|error| Status::unavailable(error.to_string()))
     }
 
     pub async fn add_server(&self, leader: &str, server: Server) -> Result<AddServerReply, Status> {

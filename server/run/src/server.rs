@@ -14,7 +14,9 @@ use trireme_api::{Api, ApiConfig, Limits};
 use trireme_client::{Client, ClientConfig, JoinToken};
 use trireme_proto::v1::Server;
 use trireme_proto::v1::cluster_server::ClusterServer;
+use trireme_proto::v1::mesh_server::MeshServer;
 use trireme_raft::{Member, Replica, Timing};
+use trireme_xds_server::{Ads, MeshSource, Registry};
 
 use crate::authority::{Authority, Subject, certificates, private_key};
 use crate::bootstrap::{bootstrap, issue_own};
@@ -23,8 +25,9 @@ use crate::directory::{Directory, Identity, TOKEN_PUBLISHED};
 use crate::event::Recorder;
 use crate::join::join;
 use crate::kubeconfig::kubeconfig;
+use crate::mesh_service::MeshService;
 use crate::peers::Peers;
-use crate::{compaction, control, token};
+use crate::{compaction, control, mesh, token};
 
 /// Pause between attempts to join, to be made a member, or to do a leader's first duties.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -112,6 +115,25 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         service_account_key_pem: service_account_key_pem.clone(),
         peers: Peers::new(client_tls.clone()),
     };
+    let members = MeshSource::new();
+    let registry = Registry::new();
+    let mesh_service = MeshService {
+        name: identity.name.clone(),
+        replica: replica.clone(),
+        registry: registry.clone(),
+        source: members.clone(),
+        peers: Peers::new(client_tls.clone()),
+    };
+    let ads = Ads::new(
+        &identity.name,
+        Arc::new(members.clone()),
+        mesh::admit(members.clone()),
+        registry,
+        ended.clone(),
+    );
+    let services = tonic::service::Routes::new(ClusterServer::new(cluster))
+        .add_service(MeshServer::new(mesh_service))
+        .add_service(ads.into_service());
     let api = Api::new(ApiConfig {
         replica: replica.clone(),
         service_cidr: identity.service_cidr.clone(),
@@ -121,7 +143,7 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         service_account_key_pem,
         server_addresses: vec![],
         mesh_gateways: true,
-        extra_grpc: Some(tonic::service::Routes::new(ClusterServer::new(cluster))),
+        extra_grpc: Some(services),
         open_grpc_methods: vec!["/trireme.v1.Cluster/Join".to_owned()],
         limits: Limits::default(),
     })?;
@@ -130,6 +152,13 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         api_listener,
         Arc::new(tls),
         api.clone(),
+        ended.clone(),
+    ));
+    let (conditions, _) = tokio::sync::watch::channel(0);
+    let following = tokio::spawn(mesh::follow(
+        replica.clone(),
+        members.clone(),
+        conditions.clone(),
         ended.clone(),
     ));
     let compacting = tokio::spawn(compaction::run(
@@ -163,6 +192,7 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
     // A panic in a server task has been reported by the panic hook; here everything ends anyway.
     let _ = api_server.await;
     let _ = compacting.await;
+    let _ = following.await;
     replica.shutdown().await;
     let _ = peer_server.await;
     tracing::info!("stopped");
