@@ -82,6 +82,7 @@ async fn main() -> Result<(), Failure> {
         node_tls: Arc::new(node_tls),
         service_account_key_pem: KeyPair::generate()?.serialize_pem(),
         server_addresses: vec![address],
+        mesh_gateways: false,
         extra_grpc: None,
         open_grpc_methods: Vec::new(),
         limits: Limits::default(),
