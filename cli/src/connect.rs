@@ -23,10 +23,7 @@ pub struct Place {
 
 impl Place {
     pub fn client(&self) -> Result<Client> {
-        let path = self
-            .kubeconfig
-            .clone()
-            .unwrap_or_else(|| self.data.join("kubeconfig"));
+        let path = self.path();
         let servers = match State::load(&self.data)? {
             Some(state) if self.kubeconfig.is_none() => state
                 .servers()
@@ -36,43 +33,63 @@ impl Place {
         };
         client(&path, servers)
     }
+
+    /// The cluster's CA.
+    pub fn ca_pem(&self) -> Result<String> {
+        Ok(Access::read(&self.path())?.ca_pem)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.kubeconfig
+            .clone()
+            .unwrap_or_else(|| self.data.join("kubeconfig"))
+    }
+}
+
+/// What a kubeconfig's current user and cluster are.
+struct Access {
+    ca_pem: String,
+    certificate_pem: String,
+    key_pem: String,
+    server: String,
+}
+
+impl Access {
+    fn read(kubeconfig: &Path) -> Result<Access> {
+        let text = std::fs::read_to_string(kubeconfig).with_context(|| {
+            format!(
+                "reading {} (is a cluster running? `trireme up` starts one; as root)",
+                kubeconfig.display()
+            )
+        })?;
+        let document: Value = serde_yaml_ng::from_str(&text)
+            .with_context(|| format!("{} is not YAML", kubeconfig.display()))?;
+        let wanted = |field: &str| format!("{} has no {field}", kubeconfig.display());
+        let cluster = &document["clusters"][0]["cluster"];
+        let user = &document["users"][0]["user"];
+        let decode = |value: &Value, field: &str| -> Result<String> {
+            let encoded = value[field].as_str().with_context(|| wanted(field))?;
+            let bytes = STANDARD.decode(encoded).with_context(|| wanted(field))?;
+            String::from_utf8(bytes).with_context(|| wanted(field))
+        };
+        let server = cluster["server"].as_str();
+        Ok(Access {
+            ca_pem: decode(cluster, "certificate-authority-data")?,
+            certificate_pem: decode(user, "client-certificate-data")?,
+            key_pem: decode(user, "client-key-data")?,
+            server: server.with_context(|| wanted("server"))?.to_owned(),
+        })
+    }
 }
 
 /// A client as the kubeconfig's current user; `servers` in place of its single address where known.
 pub fn client(kubeconfig: &Path, mut servers: Vec<String>) -> Result<Client> {
-    let text = std::fs::read_to_string(kubeconfig).with_context(|| {
-        format!(
-            "reading {} (is a cluster running? `trireme up` starts one; as root)",
-            kubeconfig.display()
-        )
-    })?;
-    let document: Value = serde_yaml_ng::from_str(&text)
-        .with_context(|| format!("{} is not YAML", kubeconfig.display()))?;
-    let wanted = |field: &str| format!("{} has no {field}", kubeconfig.display());
-    let cluster = &document["clusters"][0]["cluster"];
-    let user = &document["users"][0]["user"];
-    let decode = |value: &Value, field: &str| -> Result<String> {
-        let encoded = value.as_str().with_context(|| wanted(field))?;
-        let bytes = STANDARD.decode(encoded).with_context(|| wanted(field))?;
-        String::from_utf8(bytes).with_context(|| wanted(field))
-    };
-    let ca = decode(
-        &cluster["certificate-authority-data"],
-        "certificate-authority-data",
-    )?;
-    let certificate = decode(&user["client-certificate-data"], "client-certificate-data")?;
-    let key = decode(&user["client-key-data"], "client-key-data")?;
+    let access = Access::read(kubeconfig)?;
     if servers.is_empty() {
-        let server = cluster["server"]
-            .as_str()
-            .with_context(|| wanted("server"))?;
-        servers.push(
-            server
-                .trim_start_matches("https://")
-                .trim_end_matches('/')
-                .to_owned(),
-        );
+        let server = access.server.trim_start_matches("https://");
+        servers.push(server.trim_end_matches('/').to_owned());
     }
-    let tls = trireme_client::client_config(&ca, Some((&certificate, &key)))?;
+    let identity = (access.certificate_pem.as_str(), access.key_pem.as_str());
+    let tls = trireme_client::client_config(&access.ca_pem, Some(identity))?;
     Ok(Client::new(ClientConfig::new(servers, tls, "trireme"))?)
 }

@@ -5,6 +5,7 @@ mod connect;
 mod down;
 mod hello;
 mod member;
+mod mesh;
 mod node;
 mod output;
 mod server;
@@ -42,6 +43,8 @@ enum Command {
     Token(token::Options),
     /// List or remove servers
     Member(member::Options),
+    /// Show the service mesh's members, and how others join it
+    Mesh(mesh::Options),
     /// One local address for all servers
     Balance(balance::Options),
 }
@@ -107,6 +110,7 @@ fn run(command: Command) -> Result<()> {
             Command::Status(options) => status::run(options).await,
             Command::Token(options) => token::run(options),
             Command::Member(options) => member::run(options).await,
+            Command::Mesh(options) => mesh::run(options).await,
             Command::Balance(options) => balance::run(options, shutdown).await,
         };
         signals.abort();

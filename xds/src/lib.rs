@@ -8,7 +8,7 @@
 //!
 //! Invariants: equal messages encode to equal bytes ([`pack`] sorts maps), so that versions may be
 //! digests of content and are the same on every server. A field that we do not honour and that
-//! would change behaviour is refused; one that is ignored stands in `parse::IGNORED` with the reason.
+//! would change behaviour is refused; one that is ignored stands in [`parse::IGNORED`] with the reason.
 //!
 //! Not here: streams and sockets (server/xds serves, proxy/run subscribes), and the choice of what
 //! a workload gets (server/mesh).
@@ -18,6 +18,7 @@ mod kind;
 pub mod metadata;
 pub mod node;
 mod packing;
+pub mod parse;
 
 pub use envoy_types::pb;
 pub use kind::Kind;
