@@ -28,6 +28,13 @@ apache2-utils|passwords for that registry
 curl|a plain HTTP client
 jq|reads JSON in tests'
 
+# Where there is no Rust yet, rustup is fetched.
+if ! PATH="$HOME/.cargo/bin:$PATH" command -v cargo >/dev/null 2>&1; then
+  build_packages+='
+curl|fetches rustup
+ca-certificates|knows who it is fetched from'
+fi
+
 packages_for() {
   case "$1" in
     build) printf '%s\n' "$build_packages" ;;
