@@ -6,7 +6,7 @@ use std::sync::Arc;
 use twox_hash::XxHash64;
 
 /// An index over distinct names; a name's position is its place in the order given.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Names {
     names: Vec<Arc<str>>,
     /// Open addressing with linear probing; `EMPTY` where there is none, at most half full.

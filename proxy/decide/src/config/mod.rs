@@ -53,6 +53,7 @@ pub use rate_limit::{
     Descriptor, DescriptorAction, DescriptorEntry, HeaderValueMatch, LocalRateLimit, RateLimit,
     RateLimitFilter, TokenBucket,
 };
+pub(crate) use route::DEFAULT_TIMEOUT;
 pub use route::{
     ClusterSpecifier, Route, RouteAction, RouteConfiguration, RouteForward, RouteMatch, RouteParts,
     TlsRequirement, VirtualHost, WeightedCluster, WeightedClusters,

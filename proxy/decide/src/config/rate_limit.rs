@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::header_change::HeaderAddition;
 use super::matcher::{Fraction, HeaderMatcher, QueryMatcher};
+use crate::ratelimit::LimitState;
 
 /// A token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct LocalRateLimit {
     pub ratelimit_headers: bool,
     /// Rate limit actions of the filter itself, instead of the route's.
     pub rate_limits: Vec<RateLimit>,
+    /// The buckets' levels: begin with the default.
+    pub state: LimitState,
 }
 
 /// A bucket for requests whose descriptor has exactly these entries.

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{ConfigError, RouteParts};
+use crate::names::Names;
 
 /// The index of a route configuration's domains. The most specific domain wins, as in Envoy:
 /// exact, then the longest `*.suffix`, then the longest `prefix.*`, then `*`. Case does not count.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Domains {
-    exact: BTreeMap<Arc<str>, u32>,
+    exact: Names,
+    /// The virtual host of each exact name.
+    exact_hosts: Vec<u32>,
     /// By length, longest first; the text without its star.
     suffixes: Vec<(usize, BTreeMap<Arc<str>, u32>)>,
     prefixes: Vec<(usize, BTreeMap<Arc<str>, u32>)>,
@@ -20,9 +23,10 @@ impl Domains {
     /// Indexes the domains of `parts`.
     ///
     /// # Errors
-    /// [`ConfigError::DuplicateDomain`] and [`ConfigError::Field`].
+    /// [`ConfigError::DuplicateDomain`].
     pub fn new(parts: &RouteParts) -> Result<Domains, ConfigError> {
         let mut domains = Domains::default();
+        let mut exact: BTreeMap<Arc<str>, u32> = BTreeMap::new();
         for (index, host) in parts.virtual_hosts.iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             for domain in &host.domains {
@@ -34,7 +38,7 @@ impl Domains {
                 } else if let Some(prefix) = lower.strip_suffix('*') {
                     insert(&mut domains.prefixes, prefix, index)
                 } else {
-                    domains.exact.insert(Arc::from(lower), index)
+                    exact.insert(Arc::from(lower), index)
                 };
                 if let Some(before) = before {
                     let first = &parts.virtual_hosts[before as usize].name;
@@ -47,6 +51,8 @@ impl Domains {
                 }
             }
         }
+        domains.exact = Names::new(exact.keys().cloned());
+        domains.exact_hosts = exact.into_values().collect();
         domains
             .suffixes
             .sort_by_key(|(length, _)| usize::MAX - length);
@@ -66,8 +72,8 @@ impl Domains {
         } else {
             authority
         };
-        if let Some(index) = self.exact.get(host) {
-            return Some(*index as usize);
+        if let Some(position) = self.exact.find(host) {
+            return Some(self.exact_hosts[position] as usize);
         }
         for (length, table) in &self.suffixes {
             // At least one letter must stand for the star.
