@@ -4,6 +4,7 @@ use trireme_proxy_decide::config::{
     Descriptor, DescriptorAction, DescriptorEntry, Fraction, HeaderValueMatch, LocalRateLimit,
     RateLimit, RateLimitFilter, TokenBucket,
 };
+use trireme_proxy_decide::ratelimit::LimitState;
 
 use super::refusal::{At, Outcome, each, reason, refused, unsupported};
 use super::value::{duration_or, flag, number, optional_runtime_fraction, positive};
@@ -100,6 +101,7 @@ pub(super) fn local(message: &local_proto::LocalRateLimit) -> Outcome<LocalRateL
         ),
         ratelimit_headers: message.enable_x_ratelimit_headers != 0,
         rate_limits: each("rate_limits", &message.rate_limits, rate_limit)?,
+        state: LimitState::default(),
     })
 }
 
