@@ -17,7 +17,7 @@ pub enum Priority {
     High,
 }
 
-/// Conditions of a retry, a bit each: see [`RetryOn::parse`] for the names.
+/// Conditions of a retry, a bit each: see [`RetryOn::parse_any`] for the names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetryOn(pub u32);
 

@@ -116,7 +116,7 @@ conditions! {
 impl RetryOn {
     /// Conditions of either kind, as a route's `retry_on` mixes them.
     #[must_use]
-    pub fn parse(text: &str) -> RetryOn {
+    pub fn parse_any(text: &str) -> RetryOn {
         RetryOn(RetryOn::parse_http(text).0 | RetryOn::parse_grpc(text).0)
     }
 
