@@ -30,9 +30,10 @@ part 'clippy' cargo clippy --locked --workspace --all-targets -- -D warnings
 part 'purity' cargo run --locked --release --quiet --package xtask -- tidy
 part 'licences' scripts/deny.sh
 part 'build' scripts/build.sh --tests
-part 'unit and property tests' cargo test --locked --release --workspace --exclude e2e --lib --bins --tests --no-fail-fast
+part 'unit and property tests' cargo test --locked --release --workspace --exclude e2e --exclude oracle --lib --bins --tests --no-fail-fast
 part 'simulation' scripts/simulate.sh "$mode"
 part 'stock clients' scripts/peers.sh
+part 'oracle' cargo test --locked --release --workspace --test oracle --no-fail-fast -- --nocapture
 # Selected over the whole workspace, so that cargo unifies the same features and compiles nothing again.
 part 'end to end' cargo test --locked --release --workspace --test 'e2e_*' --no-fail-fast -- --test-threads=1 --nocapture
 if [ "$mode" = long ]; then

@@ -1,0 +1,138 @@
+//! Delays and aborts on purpose.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::case::{Case, Observation, milliseconds};
+use crate::client::Request;
+use crate::place::Place;
+use crate::shape::{Resources, any_host, cluster, filter, http, merged, typed};
+
+const GROUP: &str = "fault";
+const NAME: &str = "envoy.filters.http.fault";
+const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+const TOLERANCE_MS: f64 = 120.0;
+
+fn percent(numerator: u32) -> Value {
+    json!({ "percentage": { "numerator": numerator, "denominator": "HUNDRED" } })
+}
+
+/// As Istio does it: an empty filter for all, the fault at the route.
+fn at_route(fault: Value) -> impl Fn(&Place) -> Resources + Send + Sync + 'static {
+    move |place| {
+        let routes = json!([{ "match": { "prefix": "/" }, "route": { "cluster": place.cluster("a") },
+            "typed_per_filter_config": { NAME: typed(TYPE, fault.clone()) } }]);
+        Resources {
+            listeners: vec![http(
+                place,
+                any_host(routes),
+                vec![filter(NAME, TYPE, json!({}))],
+                json!({}),
+            )],
+            clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+        }
+    }
+}
+
+fn timed(name: &str, fault: Value, request: Request) -> Case {
+    Case::new(GROUP, name, 1, at_route(fault), move |stand| {
+        let request = request.clone();
+        async move {
+            let response = stand.send(0, &request).await?;
+            Ok(Observation {
+                exact: json!({ "response": response.json(), "log": stand.log(0).await?,
+                    "upstream": stand.seen(0) }),
+                times: BTreeMap::from([(
+                    "answered".to_owned(),
+                    (milliseconds(response.took), TOLERANCE_MS),
+                )]),
+                ..Observation::default()
+            })
+        }
+    })
+}
+
+/// How many of many are aborted, and how many delayed.
+fn drawn(name: &str, fault: Value, shares: &[(&'static str, f64)]) -> Case {
+    Case::new(GROUP, name, 1, at_route(fault), |stand| async move {
+        const COUNT: usize = 800;
+        let mut sample = BTreeMap::new();
+        for number in 0..COUNT {
+            let response = stand.send(number, &Request::get("/")).await?;
+            let slow = if milliseconds(response.took) >= 30.0 {
+                "slow"
+            } else {
+                "fast"
+            };
+            *sample
+                .entry(format!("{} {slow}", response.status))
+                .or_insert(0) += 1;
+        }
+        Ok(Observation {
+            samples: BTreeMap::from([("drawn".to_owned(), sample)]),
+            ..Observation::default()
+        })
+    })
+    .expecting("drawn", shares)
+}
+
+pub fn cases() -> Vec<Case> {
+    let abort = |status: u32, share: u32| json!({ "abort": merged(json!({ "http_status": status }), percent(share)) });
+    let delay = |text: &str, share: u32| json!({ "delay": merged(json!({ "fixed_delay": text }), percent(share)) });
+    let plain = || Request::get("/");
+    vec![
+        timed("abort", abort(418, 100), plain()),
+        timed("abort of none", abort(418, 0), plain()),
+        timed("delay", delay("0.3s", 100), plain()),
+        timed("delay of none", delay("0.3s", 0), plain()),
+        timed(
+            "delay and abort",
+            merged(delay("0.2s", 100), abort(500, 100)),
+            plain(),
+        ),
+        timed(
+            "abort of gRPC",
+            json!({ "abort": merged(json!({ "grpc_status": 14 }), percent(100)) }),
+            plain()
+                .method("POST")
+                .header("content-type", "application/grpc"),
+        ),
+        timed(
+            "abort by a header, matched",
+            merged(
+                abort(501, 100),
+                json!({ "headers": [{ "name": "x-who", "string_match": { "exact": "jason" } }] }),
+            ),
+            plain().header("x-who", "jason"),
+        ),
+        timed(
+            "abort by a header, not matched",
+            merged(
+                abort(501, 100),
+                json!({ "headers": [{ "name": "x-who", "string_match": { "exact": "jason" } }] }),
+            ),
+            plain().header("x-who", "else"),
+        ),
+        drawn(
+            "abort of 30 percent",
+            abort(503, 30),
+            &[("200 fast", 0.7), ("503 fast", 0.3)],
+        ),
+        drawn(
+            "delay of 10 percent",
+            delay("0.06s", 10),
+            &[("200 fast", 0.9), ("200 slow", 0.1)],
+        ),
+        drawn(
+            "delay and abort, each of 30 percent",
+            merged(delay("0.06s", 30), abort(503, 30)),
+            &[
+                ("200 fast", 0.49),
+                ("200 slow", 0.21),
+                ("503 fast", 0.21),
+                ("503 slow", 0.09),
+            ],
+        ),
+    ]
+}
