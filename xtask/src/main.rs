@@ -71,6 +71,7 @@ const RANK: &[(&str, u8)] = &[
     ("simulation", 7),
     ("bench", 7),
     ("e2e", 7),
+    ("oracle", 7),
 ];
 
 /// Lines of a source file: about 500 is one idea, past this it is two.
