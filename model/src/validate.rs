@@ -9,6 +9,7 @@ mod config;
 mod container;
 mod endpoints;
 mod environment;
+mod istio;
 mod metadata;
 pub mod name;
 mod pod;
@@ -43,6 +44,15 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     }
     contents(kind, object, &mut errors);
     errors
+}
+
+/// What is odd about an object, though it is allowed.
+pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
+    if kind.is_istio() {
+        istio::warnings(kind, object)
+    } else {
+        Vec::new()
+    }
 }
 
 /// Faults of a changed object: those it has, and changes its kind does not allow.
@@ -192,6 +202,8 @@ fn contents(kind: &Kind, object: &Value, errors: &mut Errors) {
         cluster::event(kind, object, errors);
     } else if *kind == *kinds::SERVICE_ACCOUNT {
         cluster::service_account(object, errors);
+    } else if kind.is_istio() {
+        errors.extend(istio::errors(kind, object));
     }
 }
 

@@ -1,15 +1,16 @@
 //! Manifests and what becomes of them: the stored object or the refusal, as text a person can read.
 //!
 //! A file holds cases: `=== title`, then `--- manifest` (YAML to create) or `--- then` (YAML to update it with), each
-//! followed by `--- stored` (the object as it would be stored) or `--- refused` (code, reason, one fault a line).
+//! followed by `--- warned` (where the client is warned, a line each) and `--- stored` (the object as it would be
+//! stored) or `--- refused` (code, reason, one fault a line).
 //! `UPDATE_GOLDEN=1 cargo test -p trireme-model --test golden` writes what is; read the diff.
 
 use trireme_model::schema::FieldValidation;
 use trireme_model::status::Status;
 use trireme_model::{Value, defaults, kinds, meta, schema, strategy, validate};
 
-/// The object as the API would store it.
-fn admit(manifest: &str, old: Option<&Value>) -> Result<Value, Status> {
+/// The object as the API would store it, and the warnings.
+fn admit(manifest: &str, old: Option<&Value>) -> Result<(Value, Vec<String>), Status> {
     let now = "2026-01-02T03:04:05Z".parse().expect("a time");
     let (mut object, duplicates) = schema::parse_yaml(manifest.as_bytes())?;
     let (api_version, name) = (
@@ -21,7 +22,11 @@ fn admit(manifest: &str, old: Option<&Value>) -> Result<Value, Status> {
             "no kind {name:?} is registered for version {api_version:?}"
         ))
     })?;
-    schema::check_parsed(kind, &mut object, duplicates, FieldValidation::Strict)?;
+    let mut warnings =
+        schema::check_parsed(kind, &mut object, duplicates, FieldValidation::Strict)?;
+    // Views of one storage are kept in one form.
+    let kind = kind.stored();
+    object["apiVersion"] = kind.api_version().into();
     if kind.namespaced && meta::namespace(&object).is_empty() {
         meta::set_namespace(&mut object, "default");
     }
@@ -41,8 +46,9 @@ fn admit(manifest: &str, old: Option<&Value>) -> Result<Value, Status> {
             validate::update(kind, &object, old)
         }
     };
+    warnings.extend(validate::warnings(kind, &object));
     if errors.is_empty() {
-        Ok(object)
+        Ok((object, warnings))
     } else {
         Err(Status::invalid(kind, meta::name(&object), errors))
     }
@@ -103,7 +109,10 @@ fn run(text: &str) -> String {
             };
             out.push_str(&format!("--- {heading}\n{text}\n"));
             match result {
-                Ok(object) => {
+                Ok((object, warnings)) => {
+                    if !warnings.is_empty() {
+                        out.push_str(&format!("--- warned\n{}\n", warnings.join("\n")));
+                    }
                     out.push_str("--- stored\n");
                     out.push_str(&serde_yaml_ng::to_string(&object).expect("an object is YAML"));
                     // A stored object filled with defaults and stored again is the same.

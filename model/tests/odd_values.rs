@@ -121,10 +121,15 @@ fn no_odd_value_panics() {
 #[test]
 fn stored_objects_survive_protobuf() {
     for object in manifests() {
-        let bytes = protobuf::encode(&object).expect("encodes");
-        let mut decoded = protobuf::decode(&bytes).expect("decodes");
         let kind =
             kinds::find_kind(meta::api_version(&object), meta::kind(&object)).expect("a kind");
+        if kind.is_istio() {
+            // Custom resources have no such form.
+            assert!(protobuf::encode(&object).is_err());
+            continue;
+        }
+        let bytes = protobuf::encode(&object).expect("encodes");
+        let mut decoded = protobuf::decode(&bytes).expect("decodes");
         // Empty strings are absent in protobuf; the defaults that are empty come back.
         defaults::apply(kind, &mut decoded);
         assert_eq!(decoded, object);

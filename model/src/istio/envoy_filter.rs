@@ -1,8 +1,8 @@
 //! EnvoyFilter, narrowly: what Istio's rate limiting task adds with it.
 //!
 //! Validation admits only patches that add the HTTP filters `envoy.filters.http.local_ratelimit` and
-//! `envoy.filters.http.ratelimit`, the cluster of a rate limit service, and these filters' settings of routes and
-//! virtual hosts; see `validate::istio`.
+//! `envoy.filters.http.ratelimit`, and these filters' settings and descriptors of routes and virtual hosts; see
+//! `validate::istio`.
 
 use serde_json::{Map, Value};
 

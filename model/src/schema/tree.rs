@@ -3,7 +3,7 @@
 //!
 //! A line without indentation names a type; the indented lines after it are its fields: protobuf number (0 where the
 //! protobuf form has none), JSON name (`...` for a struct whose fields JSON shows inline), shape, then how lists merge.
-//! Types that are described nowhere else have rules beside the shape ([`Rule`], `required`, `loose`) and, after a `#`,
+//! Types that are described nowhere else have rules beside the shape ([`Rule`], `required`, `one-of`, `loose`) and, after a `#`,
 //! what they mean.
 
 use std::collections::BTreeMap;
@@ -87,6 +87,8 @@ pub struct Field {
     pub patch_merge_key: &'static str,
     pub rule: Rule,
     pub required: bool,
+    /// Of the fields of a type with the same name here, one at most is given; empty where that is no question.
+    pub one_of: &'static str,
     /// OpenAPI v2, which old clients check objects against, says nothing of its type: an old spelling has another one.
     pub loose: bool,
     /// Empty where the type is described by crate k8s-openapi.
@@ -238,12 +240,15 @@ fn parse_field(line: &'static str, by_name: &BTreeMap<&'static str, usize>) -> F
         patch_merge_key: "",
         rule: Rule::None,
         required: false,
+        one_of: "",
         loose: false,
         description,
     };
     for rule in words {
         if let Some(allowed) = rule.strip_prefix("enum:") {
             field.rule = Rule::OneOf(allowed.split(',').collect());
+        } else if let Some(group) = rule.strip_prefix("one-of:") {
+            field.one_of = group;
         } else if rule == "duration" {
             field.rule = Rule::Duration;
         } else if rule == "duration-or-zero" {
