@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use trireme_proxy_decide::config::Listener;
 
 use crate::client_hello::{self, ClientHello, Peeked};
@@ -157,11 +156,4 @@ pub async fn is_http2(transport: &mut Transport) -> io::Result<bool> {
 pub fn unread(transport: Transport) -> crate::h2::Prefixed {
     let (io, input, _) = transport.into_parts();
     crate::h2::Prefixed::new(io, input)
-}
-
-/// The same, when nothing may have been read.
-#[must_use]
-pub fn stream(transport: Transport) -> crate::net::Stream {
-    let (io, input, _) = transport.into_parts();
-    if input.is_empty() { io } else { Box::new(crate::h2::Prefixed::new(io, BytesMut::from(&input[..]))) }
 }

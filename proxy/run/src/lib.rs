@@ -12,6 +12,7 @@
 //! Deliberately not here: identities and authorization (their place is between `tls` and `listener`).
 
 mod admin;
+mod attempt;
 mod body;
 mod chain;
 mod client_hello;
@@ -20,14 +21,17 @@ mod deadline;
 mod detect;
 mod dns;
 mod drain;
+mod exchange;
 pub mod h1;
 pub mod h2;
 mod http;
 mod inspect;
 mod listener;
+mod mirror;
 pub mod net;
 mod pool;
 mod program;
+mod rate_limit;
 mod replay;
 mod shared;
 mod sweep;

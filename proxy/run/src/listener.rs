@@ -15,7 +15,7 @@ use trireme_proxy_decide::config::{Filter, FilterChain, Listener, Snapshot};
 use crate::chain;
 use crate::drain::Drain;
 use crate::h1::Transport;
-use crate::inspect::{self, Found};
+use crate::inspect;
 use crate::net::{Accepted, ListenOptions, Stream};
 use crate::worker::Worker;
 use crate::{http, tcp};
@@ -287,6 +287,3 @@ async fn secure(
         Err(_) => None,
     }
 }
-
-/// Used by [`Worker::no_filter_chain`] to say what the connection looked like.
-pub type Looked = Found;

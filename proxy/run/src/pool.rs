@@ -257,20 +257,12 @@ impl HostPool {
     /// # Errors
     /// When a limit refuses or connecting fails.
     pub async fn acquire(self: &Rc<Self>, cluster: &Arc<ClusterState>) -> Result<(Lease, Place), PoolError> {
-        if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
-            *self.cluster.borrow_mut() = cluster.clone();
+        if let Some(given) = self.acquire_ready(cluster) {
+            return given;
         }
-        let ready = self.ready();
-        let view = PoolView { ready: ready.is_some(), ..self.view() };
-        let (limit, connection) = match (upstream::admit(cluster, &self.host, self.priority, view), ready) {
-            (Admission::Attach(place), Some(lease)) => return Ok((lease, place)),
-            (Admission::Wait(limit, connection), None) => (limit, connection),
-            (_, ready) => {
-                if let Some(Lease::Http1(connection)) = ready {
-                    self.put_back(connection);
-                }
-                return Err(PoolError::Overflow);
-            }
+        let Admission::Wait(limit, connection) = upstream::admit(cluster, &self.host, self.priority, self.view())
+        else {
+            return Err(PoolError::Overflow);
         };
         let (give, take) = oneshot::channel();
         self.waiting.borrow_mut().push_back(Waiting { give, limit });
@@ -284,6 +276,23 @@ impl HostPool {
             Ok(given) => given,
             Err(_) => Err(PoolError::Connect("the pool is gone".into())),
         }
+    }
+
+    /// The same without waiting: none where no connection is ready.
+    pub fn acquire_ready(&self, cluster: &Arc<ClusterState>) -> Option<Result<(Lease, Place), PoolError>> {
+        if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
+            *self.cluster.borrow_mut() = cluster.clone();
+        }
+        let lease = self.ready()?;
+        Some(match upstream::attach(cluster, &self.host, self.priority) {
+            Some(place) => Ok((lease, place)),
+            None => {
+                if let Lease::Http1(connection) = lease {
+                    self.put_back(connection);
+                }
+                Err(PoolError::Overflow)
+            }
+        })
     }
 
     fn view(&self) -> PoolView {

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -25,6 +25,19 @@ struct Recording {
     trailers: Option<HeaderMap>,
     complete: bool,
     failed: Option<BodyError>,
+    /// Who wants to know that it is complete, or too large.
+    watcher: Option<Waker>,
+}
+
+/// How a body's arrival stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// So many bytes came.
+    pub bytes: u64,
+    /// All of it came.
+    pub complete: bool,
+    /// It is more than may be kept.
+    pub overflowed: bool,
 }
 
 /// The recording of one request's body.
@@ -52,6 +65,7 @@ impl Recorder {
             trailers: None,
             complete,
             failed: None,
+            watcher: None,
         })))
     }
 
@@ -61,23 +75,17 @@ impl Recorder {
         Replay { recorder: self.clone(), at: 0, trailers_sent: false }
     }
 
-    /// Whether another attempt can have the whole body.
+    /// How its arrival stands. The task is woken when it becomes complete, or too large to keep.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        let recording = self.0.borrow();
-        recording.recording && recording.failed.is_none()
-    }
-
-    /// Whether all of the body has arrived.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.0.borrow().complete
-    }
-
-    /// The failure of the client's side, if it failed.
-    #[must_use]
-    pub fn failure(&self) -> Option<BodyError> {
-        self.0.borrow().failed.clone()
+    pub fn arrival(&self, context: &mut Context<'_>) -> Arrival {
+        let mut recording = self.0.borrow_mut();
+        if !recording.complete {
+            match &mut recording.watcher {
+                Some(waker) => waker.clone_from(context.waker()),
+                None => recording.watcher = Some(context.waker().clone()),
+            }
+        }
+        recording.arrival()
     }
 
     /// Stops recording: there will be no other attempt.
@@ -104,6 +112,16 @@ impl Recorder {
 }
 
 impl Recording {
+    fn arrival(&self) -> Arrival {
+        Arrival { bytes: self.bytes as u64, complete: self.complete, overflowed: self.bytes > self.limit }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.watcher.take() {
+            waker.wake();
+        }
+    }
+
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(error) = &self.failed {
             return Poll::Ready(Some(Err(error.clone())));
@@ -111,6 +129,7 @@ impl Recording {
         match ready!(Pin::new(&mut self.source).poll_frame(context)) {
             None => {
                 self.complete = true;
+                self.wake();
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
@@ -120,9 +139,10 @@ impl Recording {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes += data.len();
-                    if self.bytes > self.limit {
+                    if self.bytes > self.limit && self.recording {
                         self.recording = false;
                         self.pieces = Vec::new();
+                        self.wake();
                     }
                     if self.recording {
                         self.pieces.push(data.clone());
@@ -133,6 +153,9 @@ impl Recording {
                 }
                 if self.source.is_end_stream() {
                     self.complete = true;
+                }
+                if self.complete {
+                    self.wake();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::HeaderValue;
 use rand::{RngCore as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use trireme_proxy_decide::Nanos;
 use trireme_proxy_decide::config::{Cluster, Endpoints, Snapshot, Update};
+use trireme_proxy_decide::fault::ActiveFaults;
 use trireme_proxy_decide::upstream::Live;
 use trireme_xds::Kind;
 
@@ -66,6 +68,14 @@ pub struct Shared {
     metrics: Mutex<Vec<Arc<Metrics>>>,
     /// Who we are.
     pub peer: Arc<Peer>,
+    /// The same, as the client's proxy tells the server's; none where we are nobody.
+    pub peer_header: Option<HeaderValue>,
+    /// The cluster that our workload belongs to, for rate limits.
+    pub service_cluster: String,
+    /// The machine's name, for logs.
+    pub hostname: Option<String>,
+    /// Faults under way.
+    pub faults: Arc<ActiveFaults>,
     control_plane: Mutex<ControlPlane>,
     configured: AtomicBool,
     workers: AtomicU64,
@@ -92,6 +102,12 @@ impl Shared {
             connections: AtomicU64::new(0),
             registry: Registry::default(),
             metrics: Mutex::default(),
+            peer_header: (!peer.workload.is_empty())
+                .then(|| HeaderValue::from_str(&peer.compact()).ok())
+                .flatten(),
+            service_cluster: format!("{}.{}", peer.canonical_service, peer.namespace),
+            hostname: std::env::var("HOSTNAME").ok(),
+            faults: Arc::default(),
             peer: Arc::new(peer),
             control_plane: Mutex::default(),
             configured: AtomicBool::new(false),
@@ -112,6 +128,12 @@ impl Shared {
     #[must_use]
     pub fn at(&self, instant: Instant) -> Nanos {
         Nanos(u64::try_from(instant.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The point in time that decisions call so.
+    #[must_use]
+    pub fn instant(&self, at: Nanos) -> Instant {
+        self.start + std::time::Duration::from_nanos(at.0)
     }
 
     /// Nanoseconds since 1970 at a point in time.

@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use thiserror::Error;
+use trireme_proxy_decide::head::RequestHead;
 
 use super::decode::{BodyError, Decoder, Step};
 use super::encode::{self, Framing};
@@ -127,14 +128,13 @@ pub struct Sending {
     home: Option<Rc<dyn Home>>,
 }
 
-/// Sends a request. The response's body gives the connection back to `home` when it is complete; dropping anything
+/// Sends a request, with one header more that concerns this hop only. The response's body gives the connection back to `home` when it is complete; dropping anything
 /// earlier closes the connection.
 #[must_use]
 pub fn send(
     mut connection: Box<Connection>,
-    method: Method,
-    target: &str,
-    headers: &mut HeaderMap,
+    head: &RequestHead,
+    extra: Option<(&HeaderName, &HeaderValue)>,
     body: Body,
     home: Option<Rc<dyn Home>>,
 ) -> Sending {
@@ -142,9 +142,9 @@ pub fn send(
     let has_body = !body.is_end_stream();
     let known = body.size_hint().exact();
     let output = &mut connection.transport.output;
-    let framing = encode::request_head(output, &method, target, headers, known, has_body);
+    let framing = encode::request_head(output, head, extra, known, has_body);
     let outgoing = Outgoing { body: has_body.then(|| Box::new(body)), framing };
-    Sending { connection: Some(connection), outgoing, method, end: HeadEnd::new(MAX_HEAD_BYTES), informational: 0, home }
+    Sending { connection: Some(connection), outgoing, method: head.method.clone(), end: HeadEnd::new(MAX_HEAD_BYTES), informational: 0, home }
 }
 
 impl Future for Sending {

@@ -4,7 +4,8 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use trireme_proxy_decide::head::RequestHead;
 
 use super::decode::BodyError;
 
@@ -23,11 +24,15 @@ pub(super) enum Framing {
 
 fn put_headers(output: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {
-        output.extend_from_slice(name.as_str().as_bytes());
-        output.extend_from_slice(b": ");
-        output.extend_from_slice(value.as_bytes());
-        output.extend_from_slice(b"\r\n");
+        put_header(output, name, value);
     }
+}
+
+fn put_header(output: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    output.extend_from_slice(name.as_str().as_bytes());
+    output.extend_from_slice(b": ");
+    output.extend_from_slice(value.as_bytes());
+    output.extend_from_slice(b"\r\n");
 }
 
 fn put_number(output: &mut Vec<u8>, number: u64) {
@@ -101,22 +106,22 @@ pub(super) fn response_head(
 /// A request's head in origin form.
 pub(super) fn request_head(
     output: &mut Vec<u8>,
-    method: &Method,
-    target: &str,
-    headers: &mut HeaderMap,
+    head: &RequestHead,
+    extra: Option<(&HeaderName, &HeaderValue)>,
     known: Option<u64>,
     has_body: bool,
 ) -> Framing {
-    output.extend_from_slice(method.as_str().as_bytes());
+    output.extend_from_slice(head.method.as_str().as_bytes());
     output.push(b' ');
-    output.extend_from_slice(target.as_bytes());
-    output.extend_from_slice(b" HTTP/1.1\r\n");
-    headers.remove(TRANSFER_ENCODING);
-    let framing = if let Some(length) = length_of(headers) {
+    output.extend_from_slice(head.path.as_str().as_bytes());
+    output.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    output.extend_from_slice(head.authority.as_bytes());
+    output.extend_from_slice(b"\r\n");
+    let framing = if let Some(length) = length_of(&head.headers) {
         Framing::Length(length)
     } else if !has_body {
         // A body is expected with these, so its absence is said.
-        if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
             output.extend_from_slice(b"content-length: 0\r\n");
         }
         Framing::None
@@ -129,7 +134,14 @@ pub(super) fn request_head(
         output.extend_from_slice(b"transfer-encoding: chunked\r\n");
         Framing::Chunked
     };
-    put_headers(output, headers);
+    for (name, value) in &head.headers {
+        if name != TRANSFER_ENCODING {
+            put_header(output, name, value);
+        }
+    }
+    if let Some((name, value)) = extra {
+        put_header(output, name, value);
+    }
     output.extend_from_slice(b"\r\n");
     framing
 }
