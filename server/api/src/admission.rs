@@ -7,9 +7,9 @@ mod pod;
 pub(crate) mod service;
 mod token_volume;
 
-use trireme_model::Value;
 use trireme_model::kinds::{self, Kind};
 use trireme_model::status::Status;
+use trireme_model::{Value, validate};
 
 use crate::verb::Caller;
 
@@ -22,7 +22,7 @@ pub(crate) fn create(
     if *kind == *kinds::POD {
         return pod::admit(caller, object);
     }
-    Ok(Vec::new())
+    Ok(validate::warnings(kind, object))
 }
 
 /// Completes a changed object, or refuses it. Answers warnings.
@@ -47,5 +47,5 @@ pub(crate) fn update(
             return Err(Status::forbidden(kind, node, &why));
         }
     }
-    Ok(Vec::new())
+    Ok(validate::warnings(kind, new))
 }
