@@ -411,6 +411,20 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Outcome<TcpProxy> {
     match &message.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) if !name.is_empty() => cluster = name.as_str().into(),
         Some(ClusterSpecifier::WeightedClusters(clusters)) if !clusters.clusters.is_empty() => {
+            let sum: u64 = clusters
+                .clusters
+                .iter()
+                .map(|one| u64::from(one.weight))
+                .sum();
+            if sum > u64::from(u32::MAX) {
+                return Err(refused(
+                    "weighted_clusters.clusters",
+                    format!(
+                        "the sum of the weights, {sum}, must be at most {}",
+                        u32::MAX
+                    ),
+                ));
+            }
             weighted = each(
                 "weighted_clusters.clusters",
                 &clusters.clusters,

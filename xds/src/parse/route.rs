@@ -487,6 +487,16 @@ fn weighted(message: &proto::WeightedCluster) -> Outcome<WeightedClusters> {
         None => None,
     };
     let clusters = each("clusters", &message.clusters, weighted_cluster)?;
+    let sum: u64 = clusters.iter().map(|one| u64::from(one.weight)).sum();
+    if sum == 0 || sum > u64::from(u32::MAX) {
+        return Err(refused(
+            "clusters",
+            format!(
+                "the sum of the weights, {sum}, must be from 1 to {}",
+                u32::MAX
+            ),
+        ));
+    }
     Ok(WeightedClusters {
         clusters,
         random_value_header,
