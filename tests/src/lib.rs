@@ -5,11 +5,14 @@
 //! owns it, also when the test fails.
 
 pub mod cluster;
+pub mod http;
 pub mod kubectl;
+pub mod outside;
 pub mod registry;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use kubectl::Kubectl;
+pub use outside::Outside;
 pub use registry::Registry;
 pub use wait::eventually;
