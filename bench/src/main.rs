@@ -31,10 +31,11 @@ fn main() -> anyhow::Result<()> {
         What::Store(_) => 2,
         What::StoreMember(options) => options.threads,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()?;
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.worker_threads(threads).enable_all().build()?;
     match arguments.what {
         What::Store(options) => runtime.block_on(store::run(options)),
         What::StoreMember(options) => runtime.block_on(store::member::run(options)),

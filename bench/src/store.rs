@@ -40,8 +40,8 @@ pub struct Options {
     directory: PathBuf,
     #[arg(long, default_value = "etcd")]
     etcd: PathBuf,
-    /// Threads of each of our members that run tasks.
-    #[arg(long, default_value_t = 2)]
+    /// Threads of each of our members that run tasks; half of the cores, as `trireme server` has it.
+    #[arg(long, default_value_t = member::default_threads())]
     threads: usize,
     /// Measure ours only.
     #[arg(long)]

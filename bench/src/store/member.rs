@@ -26,8 +26,14 @@ pub struct Options {
     #[arg(long)]
     directory: PathBuf,
     /// Threads that run tasks.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = default_threads())]
     pub threads: usize,
+}
+
+/// As many as `trireme server` has.
+pub fn default_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 2).clamp(1, 4)
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {

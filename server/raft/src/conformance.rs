@@ -18,7 +18,7 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
         let directory = TempDir::new().unwrap();
         let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(directory.path()).unwrap());
-        let log = LogStore::open(engine.clone()).unwrap();
+        let log = LogStore::open(engine.clone(), 1 << 20).unwrap();
         Ok((directory, log, Machine::open(engine).unwrap()))
     }
 }

@@ -29,6 +29,8 @@ mod barrier;
 mod conformance;
 mod entry;
 mod error;
+mod extent;
+mod intake;
 mod link;
 mod log;
 mod machine;

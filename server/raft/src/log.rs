@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::engine::{Column, Engine, Write};
 use crate::entry::{Entry, LogId, Types, Vote, decode, encode};
+use crate::extent::Extent;
 
 const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
@@ -31,6 +32,10 @@ const READ_BYTES: usize = 1 << 20;
 pub struct LogStore {
     engine: Arc<dyn Engine>,
     shared: Arc<Mutex<Shared>>,
+    /// Bytes of log that are kept at most, about.
+    limit_bytes: u64,
+    /// The log has grown by a good part of that.
+    grown: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -41,6 +46,7 @@ struct Shared {
     /// The newest entries, consecutive.
     recent: VecDeque<Entry>,
     recent_bytes: usize,
+    extent: Extent,
 }
 
 fn size(entry: &Entry) -> usize {
@@ -58,7 +64,10 @@ fn key(index: u64) -> Bytes {
 const END: [u8; 8] = [0xFF; 8];
 
 impl Shared {
-    fn push(&mut self, entry: Entry) {
+    /// True when the log has grown by a good part of its limit.
+    fn push(&mut self, entry: Entry) -> bool {
+        let bytes = size(&entry) as u64;
+        let grown = self.extent.append(entry.log_id.index, bytes);
         self.last = Some(entry.log_id);
         self.recent_bytes += size(&entry);
         self.recent.push_back(entry);
@@ -67,6 +76,7 @@ impl Shared {
         {
             self.pop_front();
         }
+        grown
     }
 
     fn pop_front(&mut self) {
@@ -97,13 +107,22 @@ impl Shared {
 }
 
 impl LogStore {
-    pub fn open(engine: Arc<dyn Engine>) -> io::Result<LogStore> {
+    /// Bytes of log beyond `limit_bytes` are to be purged as soon as a snapshot has them.
+    pub fn open(engine: Arc<dyn Engine>, limit_bytes: u64) -> io::Result<LogStore> {
         let read = |key| engine.get(Column::Meta, key);
         let mut shared = Shared {
             vote: read(VOTE)?.map(|bytes| decode(&bytes)).transpose()?,
             purged: read(PURGED)?.map(|bytes| decode(&bytes)).transpose()?,
+            extent: Extent::new(limit_bytes),
             ..Shared::default()
         };
+        let purged = shared.purged.map_or(0, |id| id.index + 1);
+        engine.scan(Column::Log, &key(purged), &END, &mut |key, value| {
+            if let Ok(index) = key.try_into().map(u64::from_be_bytes) {
+                shared.extent.append(index, value.len() as u64);
+            }
+            true
+        })?;
         let last = engine.last(Column::Log)?;
         let last = last.map(|(_, bytes)| decode::<Entry>(&bytes)).transpose()?;
         // A purge may have been written and the deletion of the entries lost, or the reverse.
@@ -111,7 +130,23 @@ impl LogStore {
         Ok(LogStore {
             engine,
             shared: Arc::new(Mutex::new(shared)),
+            limit_bytes,
+            grown: Arc::default(),
         })
+    }
+
+    /// Waits until the log has grown by a good part of its limit.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
+    }
+
+    /// Bytes ever appended, and up to where to purge so that the limit is kept.
+    pub fn extent(&self) -> (u64, Option<u64>) {
+        let shared = self.shared();
+        (
+            shared.extent.appended(),
+            shared.extent.excess(self.limit_bytes),
+        )
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -252,8 +287,12 @@ impl RaftLogStorage<Types> for LogStore {
         self.engine.write(batch)?;
         {
             let mut shared = self.shared();
+            let mut grown = false;
             for entry in entries {
-                shared.push(entry);
+                grown |= shared.push(entry);
+            }
+            if grown {
+                self.grown.notify_one();
             }
         }
         self.engine
@@ -284,6 +323,7 @@ impl RaftLogStorage<Types> for LogStore {
         {
             shared.pop_back();
         }
+        shared.extent.truncate(from);
         shared.last = last_log_id.max(shared.purged);
         Ok(())
     }
@@ -303,6 +343,7 @@ impl RaftLogStorage<Types> for LogStore {
             },
         ])?;
         let mut shared = self.shared();
+        shared.extent.purge(log_id.index);
         shared.purged = shared.purged.max(Some(log_id));
         shared.last = shared.last.max(Some(log_id));
         while shared

@@ -148,9 +148,13 @@ impl Core {
         if let Some(why) = self.short_of_space() {
             return ProposeAnswer::DiskFull { why };
         }
-        let written = self.raft.client_write(Proposal(command));
+        let written = async { self.intake.hand_in(Proposal(command)).await.await };
         let written = match tokio::time::timeout(self.timing.propose(), written).await {
-            Ok(written) => written,
+            Ok(Ok(written)) => written,
+            Ok(Err(_)) => {
+                let why = "Raft has stopped".into();
+                return ProposeAnswer::Unknown { why };
+            }
             Err(_) => {
                 let why = format!("not committed within {} ms", self.timing.propose_ms);
                 return ProposeAnswer::Unknown { why };
@@ -166,11 +170,9 @@ impl Core {
                     why: "applied without an answer".into(),
                 },
             },
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                ProposeAnswer::NotLeader {
-                    leader: to.leader_id,
-                }
-            }
+            Err(ClientWriteError::ForwardToLeader(to)) => ProposeAnswer::NotLeader {
+                leader: to.leader_id,
+            },
             Err(error) => ProposeAnswer::Unknown {
                 why: error.to_string(),
             },

@@ -21,6 +21,7 @@ use crate::dial::{Dial, NoDial};
 use crate::engine::Engine;
 use crate::entry::Types;
 use crate::error::{MembershipError, OpenError, ProposeError, ReadError};
+use crate::intake::Intake;
 use crate::link::Links;
 use crate::log::LogStore;
 use crate::machine::Machine;
@@ -74,6 +75,7 @@ pub(crate) struct Core {
     pub raft: Raft<Types, Machine>,
     pub engine: Arc<dyn Engine>,
     pub applied: Arc<Applied>,
+    pub intake: Intake,
     pub links: Arc<Links>,
     pub space: Arc<Space>,
     pub timing: Timing,
@@ -122,13 +124,13 @@ impl Replica {
             Storage::Directory(directory) => Arc::new(RocksEngine::open(&directory)?),
             Storage::Engine(engine) => engine,
         };
-        let log = LogStore::open(engine.clone())?;
+        let log = LogStore::open(engine.clone(), timing.log_bytes)?;
         let machine = Machine::open(engine.clone())?;
         let applied = machine.applied();
         let links = Arc::new(Links::new(dial, timing.clone()));
         let network = Network::new(links.clone(), timing.clone());
         let raft_config = Arc::new(raft_config(&timing)?);
-        let raft = Raft::new(id, raft_config, network, log, machine)
+        let raft = Raft::new(id, raft_config, network, log.clone(), machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
 
@@ -139,11 +141,13 @@ impl Replica {
         let space = Arc::new(Space::default());
         space.look(&free_space);
         let (tell, leadership) = watch::channel(Leadership::default());
+        let (intake, proposals) = Intake::new();
         let core = Arc::new(Core {
             id,
             raft,
             engine,
             applied,
+            intake,
             links,
             space,
             timing,
@@ -157,6 +161,9 @@ impl Replica {
         core.tasks
             .spawn(async move { watching.keep_looking(free_space, stop).await });
         core.tasks.spawn(core.clone().follow_leadership(tell));
+        let taking_in = proposals.take_in(core.raft.clone(), core.stop.clone());
+        core.tasks.spawn(taking_in);
+        core.tasks.spawn(core.clone().bound_log(log));
         Ok(Arc::new(Replica { core }))
     }
 
@@ -385,6 +392,32 @@ impl Core {
             watchers: self.applied.watchers(),
             disk_full: self.space.low(),
             matched: matched.map(|(id, matched)| (*id, index(matched))).collect(),
+        }
+    }
+
+    /// Makes snapshots and purges by the bytes of log, as openraft does by entries.
+    async fn bound_log(self: Arc<Self>, log: LogStore) {
+        let mut snapshotted = 0;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = log.grown() => {}
+            }
+            let (appended, excess) = log.extent();
+            // A truncation takes bytes away.
+            snapshotted = snapshotted.min(appended);
+            if appended - snapshotted >= self.timing.log_bytes / 2 {
+                snapshotted = appended;
+                if self.raft.trigger().snapshot().await.is_err() {
+                    return;
+                }
+            }
+            // Only what a snapshot has is purged; what it has not yet is, after some more growth.
+            if let Some(index) = excess
+                && self.raft.trigger().purge_log(index).await.is_err()
+            {
+                return;
+            }
         }
     }
 

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode,
-    MultiThreaded, Options, ReadOptions, WriteBatch,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DBRecoveryMode, DBWithThreadMode, MultiThreaded, Options, ReadOptions, WriteBatch,
 };
 use trireme_state::{Pairs, StateError, View};
 
@@ -41,6 +41,8 @@ const WRITE_BUFFERS: i32 = 4;
 const ALL_WRITE_BUFFERS_BYTES: usize = 16 << 20;
 /// Hot blocks; the operating system's page cache holds the rest.
 const BLOCK_CACHE_BYTES: usize = 16 << 20;
+/// A compaction would read its files by the block otherwise, each with a call.
+const COMPACTION_READ_BYTES: usize = 256 << 10;
 /// Flushes column families that are behind, so that old logs go and restarts stay short.
 const WAL_LIMIT_BYTES: u64 = 64 << 20;
 
@@ -79,7 +81,7 @@ impl RocksEngine {
         }
         let families = names
             .iter()
-            .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+            .map(|name| ColumnFamilyDescriptor::new(name, family_options(column_of(name))));
         let database = Database::open_cf_descriptors(&options, &path, families).map_err(failed)?;
         let state_family = choose_state_family(&database, &names)?;
         let current = RocksCheckpoint::newest(directory)?;
@@ -113,7 +115,7 @@ fn choose_state_family(database: &Database, names: &[String]) -> io::Result<Stri
     }
     if !names.contains(&chosen) {
         database
-            .create_cf(&chosen, &family_options())
+            .create_cf(&chosen, &family_options(Column::State))
             .map_err(failed)?;
     }
     Ok(chosen)
@@ -129,20 +131,19 @@ fn options() -> Options {
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
     options.set_max_open_files(256);
+    options.set_compaction_readahead_size(COMPACTION_READ_BYTES);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options
 }
 
-fn family_options() -> Options {
+/// The options of a column's family.
+fn family_options(column: Column) -> Options {
     use std::sync::OnceLock;
     static CACHE: OnceLock<Cache> = OnceLock::new();
     let mut options = Options::default();
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(WRITE_BUFFERS);
-    // New keys are the common case: most of what is looked for is not there.
-    options.set_memtable_prefix_bloom_ratio(0.05);
-    options.set_memtable_whole_key_filtering(true);
     options.set_target_file_size_base(16 << 20);
     options.set_max_bytes_for_level_base(64 << 20);
     options.set_level_compaction_dynamic_level_bytes(true);
@@ -150,10 +151,34 @@ fn family_options() -> Options {
     if let Ok(cache) = Cache::new_lru_cache(BLOCK_CACHE_BYTES) {
         table.set_block_cache(CACHE.get_or_init(|| cache));
     }
-    table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
+    match column {
+        // New keys are the common case: most of what is looked for is not there.
+        Column::State => {
+            options.set_memtable_prefix_bloom_ratio(0.05);
+            options.set_memtable_whole_key_filtering(true);
+            table.set_bloom_filter(10.0, false);
+            // A whole file's filter is larger than what a shard of the cache may hold, and would be
+            // read from the file, and its checksum verified, for every key that is looked for.
+            table.set_partition_filters(true);
+            table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+            table.set_pin_top_level_index_and_filter(true);
+        }
+        // Read in order, if at all, and soon purged.
+        Column::Log => options.set_compression_type(DBCompressionType::None),
+        Column::Meta => {}
+    }
     options.set_block_based_table_factory(&table);
     options
+}
+
+/// Which column a family holds; unknown ones are what is left of replaced states.
+fn column_of(family: &str) -> Column {
+    match family {
+        LOG => Column::Log,
+        META => Column::Meta,
+        _ => Column::State,
+    }
 }
 
 pub(crate) fn failed(error: rocksdb::Error) -> io::Error {
@@ -251,7 +276,7 @@ impl Inner {
             self.database.drop_cf(&new).map_err(failed)?;
         }
         self.database
-            .create_cf(&new, &family_options())
+            .create_cf(&new, &family_options(Column::State))
             .map_err(failed)?;
         checkpoint.import(&self.directory, &self.database, &self.named(&new)?)?;
         {

@@ -24,6 +24,8 @@ pub struct Timing {
     pub snapshot_entries: u64,
     /// Entries kept behind the snapshot, so that a follower briefly away needs no snapshot.
     pub keep_entries: u64,
+    /// Bytes of log that are kept, however few entries they are; half of it makes a snapshot.
+    pub log_bytes: u64,
     /// Puts a known bug back: a restarted leader resumes its old term. For the simulator only.
     #[cfg(feature = "bug_leader_restore")]
     #[doc(hidden)]
@@ -45,6 +47,9 @@ impl Default for Timing {
             // not be sent the whole state, which would slow it down further.
             snapshot_entries: 50_000,
             keep_entries: 50_000,
+            // The same in bytes for objects of 1.5 KiB, and little beside the disk space that is held in
+            // reserve; entries may have up to 8 MiB each.
+            log_bytes: 128 << 20,
             #[cfg(feature = "bug_leader_restore")]
             restore_leader: false,
         }

@@ -57,11 +57,52 @@ async fn restart_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_bounded_by_its_bytes() {
+    // Far fewer entries than would make a snapshot by their number.
+    let mut fleet = Fleet::new(Timing {
+        log_bytes: 1 << 20,
+        ..Timing::default()
+    });
+    alone(&mut fleet).await;
+    let large = vec![b'v'; 100_000];
+    for n in 0..30 {
+        fleet
+            .at(1)
+            .propose(put(format!("/k{n}"), large.clone()))
+            .await
+            .unwrap();
+    }
+    let purging = async {
+        for n in 0.. {
+            let status = fleet.at(1).status();
+            // 1 MiB of the newest is kept, some ten entries, and what came since the last snapshot.
+            if status.purged_index > 20 && status.last_log_index - status.purged_index < 20 {
+                break;
+            }
+            fleet
+                .at(1)
+                .propose(put(format!("/more{n}"), large.clone()))
+                .await
+                .unwrap();
+        }
+    };
+    tokio::time::timeout(LIMIT, purging)
+        .await
+        .expect("the log is dropped");
+    let before = fleet.at(1).digest().unwrap();
+    fleet.kill(1).await;
+    fleet.start(1).await;
+    fleet.at(1).read_barrier().await.unwrap();
+    assert_eq!(fleet.at(1).digest().unwrap().1, before.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compaction_makes_old_revisions_unreadable() {
     let mut fleet = Fleet::new(Timing::default());
     alone(&mut fleet).await;
     let replica = fleet.at(1);
-    for n in 0..100 {
+    // An empty store is at revision 1.
+    for n in 1..100 {
         replica.propose(put("/a", format!("{n}"))).await.unwrap();
     }
     let reply = replica
@@ -134,7 +175,8 @@ async fn a_slow_watcher_misses_nothing() {
     for writer in writers.collect::<Vec<_>>() {
         writer.await.unwrap();
     }
-    for revision in 1..=WRITES {
+    // An empty store is at revision 1.
+    for revision in 2..=WRITES + 1 {
         let batch = tokio::time::timeout(LIMIT, slow.next())
             .await
             .unwrap()
@@ -148,7 +190,7 @@ async fn a_slow_watcher_misses_nothing() {
         .unwrap()
         .unwrap()
         .unwrap();
-    assert_eq!((batch.revision, batch.events.len()), (WRITES, 0));
+    assert_eq!((batch.revision, batch.events.len()), (WRITES + 1, 0));
 
     // One that is too slow for compaction is told so, once.
     let mut late = replica.watch(range.0, range.1, 0).unwrap();

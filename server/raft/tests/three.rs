@@ -181,7 +181,7 @@ async fn a_watch_has_no_gap_and_no_repeat() {
     };
     let watching = tokio::spawn({
         let replica = fleet.at(a).clone();
-        async move { collect(&replica, 0, 120).await }
+        async move { collect(&replica, 0, 121).await }
     });
     let mut written = 0u64;
     for n in 0..120u64 {
@@ -201,16 +201,17 @@ async fn a_watch_has_no_gap_and_no_repeat() {
         };
         written = reply.revision;
     }
-    assert_eq!(written, 120);
+    // An empty store is at 1.
+    assert_eq!(written, 121);
     let seen = tokio::time::timeout(LIMIT, watching)
         .await
         .unwrap()
         .unwrap();
     let revisions: Vec<u64> = seen.iter().map(|batch| batch.revision).collect();
-    let wanted: Vec<u64> = (1..=120).filter(|n| (n - 1) % 4 != 3).collect();
+    let wanted: Vec<u64> = (2..=121).filter(|n| (n - 2) % 4 != 3).collect();
     assert_eq!(revisions, wanted);
     // Resumed elsewhere, from the middle, it says the same.
-    let rest = collect(fleet.at(b), 50, 120).await;
+    let rest = collect(fleet.at(b), 50, 121).await;
     assert_eq!(
         rest,
         seen.into_iter()
