@@ -17,6 +17,8 @@ pub struct Cluster {
     pub up_took: Duration,
     /// What it printed.
     pub up_printed: String,
+    /// What `trireme up` and the machines that it starts find in their environment.
+    environment: Vec<(String, String)>,
     ended: bool,
 }
 
@@ -42,22 +44,38 @@ pub fn trireme() -> Result<PathBuf> {
 impl Cluster {
     /// Starts a cluster; `arguments` follow `trireme up --data ...`.
     pub fn up(arguments: &[&str]) -> Result<Self> {
+        Self::up_with(arguments, &[])
+    }
+
+    /// The same with additions to the environment.
+    pub fn up_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let scratch = tempfile::Builder::new()
             .prefix("trireme-e2e-")
             .tempdir_in("/var/tmp")?;
-        Self::up_in(scratch, arguments)
+        let mut cluster = Self::unstarted(scratch);
+        cluster.environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        cluster.start(arguments)?;
+        Ok(cluster)
     }
 
     /// The same in a directory that the test has prepared (`cluster` inside it is the data).
     pub fn up_in(scratch: TempDir, arguments: &[&str]) -> Result<Self> {
-        let mut cluster = Self {
+        let mut cluster = Self::unstarted(scratch);
+        cluster.start(arguments)?;
+        Ok(cluster)
+    }
+
+    fn unstarted(scratch: TempDir) -> Self {
+        Self {
             scratch,
             up_took: Duration::ZERO,
             up_printed: String::new(),
+            environment: Vec::new(),
             ended: false,
-        };
-        cluster.start(arguments)?;
-        Ok(cluster)
+        }
     }
 
     /// Runs `trireme up` (again).
@@ -67,6 +85,7 @@ impl Cluster {
             .args(["up", "--data"])
             .arg(self.data())
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()?;
         self.up_took = begin.elapsed();
         self.up_printed = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -4,15 +4,18 @@
 //! own `trireme up`, stock kubectls, a real registry. Everything a test starts ends with the value that
 //! owns it, also when the test fails.
 
+pub mod certificate;
 pub mod cluster;
 pub mod http;
 pub mod kubectl;
 pub mod outside;
 pub mod registry;
+pub mod rest;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use kubectl::Kubectl;
 pub use outside::Outside;
 pub use registry::Registry;
+pub use rest::Rest;
 pub use wait::eventually;
