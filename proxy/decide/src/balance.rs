@@ -75,6 +75,3 @@ pub(crate) fn slow_start(policy: &LbPolicy) -> Option<&SlowStart> {
 pub fn has_slow_start(policy: &LbPolicy) -> bool {
     slow_start(policy).is_some()
 }
-
-#[cfg(test)]
-mod tests;

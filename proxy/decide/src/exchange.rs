@@ -256,6 +256,3 @@ impl Exchange {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -288,9 +288,9 @@ impl Detector {
         true
     }
 
-    fn uneject(&self, state: &mut State, host: &Host, _now: Nanos) {
+    fn uneject(&self, state: &mut State, host: &Host, now: Nanos) {
         state.ejected = state.ejected.saturating_sub(1);
-        host.monitor.uneject();
+        host.monitor.uneject(now);
         self.generation.fetch_add(1, Ordering::Release);
     }
 

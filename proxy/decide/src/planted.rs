@@ -44,25 +44,28 @@ pub const ALL: &[(Bug, &str)] = &[
 
 #[cfg(feature = "planted")]
 mod switch {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::cell::Cell;
 
     use super::Bug;
 
-    static ON: AtomicU32 = AtomicU32::new(0);
+    // One a thread: a simulation is one thread, and tests beside each other do not meet.
+    thread_local! {
+        static ON: Cell<u32> = const { Cell::new(0) };
+    }
 
-    /// Switches a bug on or off for the whole process.
+    /// Switches a bug on or off for what this thread decides.
     pub fn set(bug: Bug, on: bool) {
-        if on {
-            ON.fetch_or(bug as u32, Ordering::Relaxed);
+        ON.set(if on {
+            ON.get() | bug as u32
         } else {
-            ON.fetch_and(!(bug as u32), Ordering::Relaxed);
-        }
+            ON.get() & !(bug as u32)
+        });
     }
 
     /// Whether it is on.
     #[must_use]
     pub fn on(bug: Bug) -> bool {
-        ON.load(Ordering::Relaxed) & bug as u32 != 0
+        ON.get() & bug as u32 != 0
     }
 }
 

@@ -261,7 +261,7 @@ impl Exchange {
             .then_some(RESOURCE_EXHAUSTED);
         self.reply(
             LocalReply::new(limit.status, "local_rate_limited", "local_rate_limited")
-                .flags(Flags::RATE_LIMITED)
+                .late_flags(Flags::RATE_LIMITED)
                 .additions(&limit.response_headers_to_add)
                 .grpc(grpc),
             effects,

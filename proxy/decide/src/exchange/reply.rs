@@ -27,6 +27,7 @@ pub(super) struct LocalReply {
     body: Cow<'static, [u8]>,
     details: Cow<'static, str>,
     flags: Flags,
+    late_flags: Flags,
     headers: HeaderMap,
     additions: Vec<HeaderAddition>,
     grpc_status: Option<u32>,
@@ -48,6 +49,7 @@ impl LocalReply {
             },
             details: details.into(),
             flags: Flags::NONE,
+            late_flags: Flags::NONE,
             headers: HeaderMap::new(),
             additions: Vec::new(),
             grpc_status: None,
@@ -70,6 +72,12 @@ impl LocalReply {
 
     pub fn flags(mut self, flags: Flags) -> LocalReply {
         self.flags = flags;
+        self
+    }
+
+    /// Flags that Envoy sets only after the answer is made, so that its headers do not show them.
+    pub fn late_flags(mut self, flags: Flags) -> LocalReply {
+        self.late_flags = flags;
         self
     }
 
@@ -127,12 +135,16 @@ impl Exchange {
         self.flags.insert(local.flags);
         self.cancel(effects);
         if self.stage == Stage::Streaming {
+            self.flags.insert(local.late_flags);
             self.details = local.details;
             self.finish(self.last_activity);
             effects.push(Effect::ResetDownstream);
             return;
         }
-        let reply = self.build(local);
+        let late = local.late_flags;
+        let mut reply = self.build(local);
+        self.flags.insert(late);
+        reply.flags = self.flags;
         self.details = reply.details.clone();
         self.status = Some(reply.status.as_u16());
         self.answered_here = true;

@@ -321,9 +321,7 @@ fn millis(value: Option<Duration>, out: &mut String) -> bool {
 }
 
 fn flags(flags: Flags, long: bool, out: &mut String) -> bool {
-    if flags.is_empty() {
-        return false;
-    }
+    // Where there is none it says so: `-` is a value here, not an absence.
     if long {
         put(out, flags.long());
     } else {

@@ -36,8 +36,10 @@ impl Bucket {
 pub struct Monitor {
     ejected: AtomicBool,
     ejected_at: AtomicU64,
+    /// When it returned last; zero where it never did.
+    returned_at: AtomicU64,
     jitter: AtomicU64,
-    /// How many base times the ejection lasts; falls by one each sweep that finds the host in.
+    /// How many base times the ejection lasts; falls again while the host stays in.
     backoff: AtomicU32,
     ejections: AtomicU32,
     consecutive_5xx: AtomicU32,
@@ -85,6 +87,7 @@ impl Monitor {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         };
         copy(&self.ejected_at, &other.ejected_at);
+        copy(&self.returned_at, &other.returned_at);
         copy(&self.jitter, &other.jitter);
         self.backoff
             .store(other.backoff.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -95,7 +98,7 @@ impl Monitor {
     /// Brings the host back because detection was switched off.
     pub(crate) fn release(&self) {
         if self.is_ejected() {
-            self.uneject();
+            self.ejected.store(false, Ordering::Relaxed);
         }
     }
 
@@ -155,15 +158,21 @@ impl Monitor {
         self.ejected.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn uneject(&self) {
+    pub(super) fn uneject(&self, now: Nanos) {
+        self.returned_at.store(now.0.max(1), Ordering::Relaxed);
         self.consecutive_5xx.store(0, Ordering::Relaxed);
         self.consecutive_gateway.store(0, Ordering::Relaxed);
         self.consecutive_local.store(0, Ordering::Relaxed);
         self.ejected.store(false, Ordering::Relaxed);
     }
 
-    /// One sweep without being out: the next ejection lasts a base time less.
-    pub(super) fn forgive(&self) {
+    /// A sweep, at least an interval after the host's return, finds it in: the next ejection
+    /// lasts a base time less.
+    pub(super) fn forgive(&self, now: Nanos, interval: Duration) {
+        let returned = Nanos(self.returned_at.load(Ordering::Relaxed));
+        if returned == Nanos::ZERO || now.since(returned) < interval {
+            return;
+        }
         let times = self.backoff.load(Ordering::Relaxed);
         self.backoff
             .store(times.saturating_sub(1), Ordering::Relaxed);

@@ -56,7 +56,7 @@ impl Detector {
         );
         for host in &hosts {
             if !host.is_ejected() {
-                host.monitor.forgive();
+                host.monitor.forgive(now, self.config.interval);
             }
         }
         changes
