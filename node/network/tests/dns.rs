@@ -18,6 +18,9 @@ use trireme_network::dns::{
 };
 use trireme_network::{run_in, spawn_in_netns};
 
+/// How often a query is sent before the server is held to be silent.
+const ATTEMPTS: u32 = 5;
+
 fn record(name: &str, address: ServiceAddress, pods: usize) -> ServiceRecord {
     let endpoints = (0..pods)
         .map(|pod| EndpointRecord {
@@ -123,14 +126,20 @@ fn pods_ask_their_node() {
         .unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let ask_at = |port: u16, query: &Message| {
-        socket
-            .send_to(&query.to_vec().unwrap(), (SERVER_ADDRESS, port))
-            .unwrap();
         let mut buffer = [0; 65_535];
-        let (length, _) = socket.recv_from(&mut buffer).unwrap();
-        let answer = Message::from_vec(&buffer[..length]).unwrap();
-        assert_eq!(answer.metadata.id, query.metadata.id);
-        (answer, length)
+        // A datagram may be lost, or answered late on a busy machine: asked again, as every resolver does.
+        for _ in 0..ATTEMPTS {
+            socket
+                .send_to(&query.to_vec().unwrap(), (SERVER_ADDRESS, port))
+                .unwrap();
+            while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+                let answer = Message::from_vec(&buffer[..length]).unwrap();
+                if answer.metadata.id == query.metadata.id && answer.queries == query.queries {
+                    return (answer, length);
+                }
+            }
+        }
+        panic!("no answer to {query:?} in {ATTEMPTS} attempts");
     };
     let ask = |query: &Message| ask_at(53, query);
     let (answer, _) = ask(&question("web.shop.svc.cluster.local.", RecordType::A));
