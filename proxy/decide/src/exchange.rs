@@ -119,6 +119,8 @@ pub struct Exchange {
     remote: std::net::SocketAddr,
     internal: bool,
     grpc: bool,
+    /// Whether the request came with any `x-envoy-…` header that was kept.
+    envoy: bool,
     upgrade: Option<Box<str>>,
     /// The request's number, which decides shares.
     draw: u64,

@@ -94,9 +94,23 @@ pub(crate) fn is_grpc_type(value: &[u8]) -> bool {
     value.starts_with(GRPC) && (value.len() == GRPC.len() || value[GRPC.len()] == b'+')
 }
 
+/// Headers up to which looking at each is faster than hashing a name.
+const FEW_HEADERS: usize = 24;
+
 /// Every value of a header joined by commas.
 pub(crate) fn joined<'a>(headers: &'a HeaderMap, key: &HeaderName) -> Option<Cow<'a, str>> {
-    let mut values = headers.get_all(key).iter();
+    if headers.len() > FEW_HEADERS {
+        return join(headers.get_all(key).iter());
+    }
+    join(
+        headers
+            .iter()
+            .filter(|(name, _)| *name == key)
+            .map(|(_, value)| value),
+    )
+}
+
+fn join<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<Cow<'a, str>> {
     let first = text(values.next()?);
     let mut all = match values.next() {
         None => return Some(first),

@@ -55,14 +55,27 @@ pub struct Retries {
 
 impl Retries {
     /// The retries of a request, whose headers that ask for some are taken out; none where
-    /// nothing would be retried.
-    pub fn of(policy: Option<&Arc<RetryPolicy>>, head: &mut RequestHead) -> Option<Retries> {
+    /// nothing would be retried. `asks` is whether there may be any such header.
+    pub fn of(
+        policy: Option<&Arc<RetryPolicy>>,
+        head: &mut RequestHead,
+        asks: bool,
+    ) -> Option<Retries> {
+        if !asks {
+            let policy = policy.filter(|policy| policy.retry_on != RetryOn::default())?;
+            return Some(Retries::merged(
+                policy.clone(),
+                policy.retry_on,
+                head,
+                false,
+            ));
+        }
         let by_header =
             head.headers.contains_key(&RETRY_ON) || head.headers.contains_key(&RETRY_GRPC_ON);
         let on = policy.map_or(RetryOn::default(), |policy| policy.retry_on);
         let retries = (by_header || on != RetryOn::default()).then(|| {
             let policy = policy.cloned().unwrap_or_default();
-            Retries::merged(policy, on, head)
+            Retries::merged(policy, on, head, true)
         });
         for name in [&RETRY_ON, &RETRY_GRPC_ON, &MAX_RETRIES] {
             head.headers.remove(name);
@@ -72,10 +85,10 @@ impl Retries {
         retries
     }
 
-    fn merged(policy: Arc<RetryPolicy>, on: RetryOn, head: &RequestHead) -> Retries {
+    fn merged(policy: Arc<RetryPolicy>, on: RetryOn, head: &RequestHead, asks: bool) -> Retries {
         let text = |name: &HeaderName| {
-            head.headers
-                .get(name)
+            asks.then(|| head.headers.get(name))
+                .flatten()
                 .and_then(|value| value.to_str().ok())
                 .unwrap_or("")
         };

@@ -45,7 +45,8 @@ fn take_millis(headers: &mut HeaderMap, name: &HeaderName) -> Option<Option<Dura
 }
 
 impl Timeouts {
-    /// The timeouts of a request, whose headers that ask for some are taken out.
+    /// The timeouts of a request, whose headers that ask for some are taken out; `asks` is
+    /// whether there may be any.
     pub(crate) fn of(
         forward: &RouteForward,
         policy: Option<&RetryPolicy>,
@@ -53,6 +54,7 @@ impl Timeouts {
         respect_expected: bool,
         head: &mut RequestHead,
         grpc: bool,
+        asks: bool,
     ) -> Timeouts {
         let mut timeouts = Timeouts {
             per_try: policy
@@ -70,23 +72,8 @@ impl Timeouts {
                 _ => limited(forward.timeout.unwrap_or(DEFAULT_TIMEOUT)),
             };
         }
-        let headers = &mut head.headers;
-        let expected = respect_expected
-            .then(|| headers.get(&EXPECTED_TIMEOUT))
-            .flatten()
-            .and_then(|value| value.to_str().ok())
-            .map(parse_number);
-        match expected {
-            Some(Some(millis)) => timeouts.global = limited(Duration::from_millis(millis)),
-            Some(None) => {}
-            None => {
-                if let Some(asked) = take_millis(headers, &TIMEOUT) {
-                    timeouts.global = asked;
-                }
-            }
-        }
-        if let Some(asked) = take_millis(headers, &PER_TRY_TIMEOUT) {
-            timeouts.per_try = asked;
+        if asks {
+            timeouts.asked(respect_expected, &mut head.headers);
         }
         // One try that may take as long as everything needs no timeout of its own.
         if let (Some(per_try), Some(global)) = (timeouts.per_try, timeouts.global)
@@ -94,11 +81,32 @@ impl Timeouts {
         {
             timeouts.per_try = None;
         }
-        if let Some(asked) = take_millis(headers, &STREAM_DURATION) {
-            timeouts.upstream_stream = asked;
-        }
-        timeouts.alt_response = headers.remove(&ALT_RESPONSE).is_some();
         timeouts
+    }
+
+    /// What the request's headers ask for.
+    fn asked(&mut self, respect_expected: bool, headers: &mut HeaderMap) {
+        let expected = respect_expected
+            .then(|| headers.get(&EXPECTED_TIMEOUT))
+            .flatten()
+            .and_then(|value| value.to_str().ok())
+            .map(parse_number);
+        match expected {
+            Some(Some(millis)) => self.global = limited(Duration::from_millis(millis)),
+            Some(None) => {}
+            None => {
+                if let Some(asked) = take_millis(headers, &TIMEOUT) {
+                    self.global = asked;
+                }
+            }
+        }
+        if let Some(asked) = take_millis(headers, &PER_TRY_TIMEOUT) {
+            self.per_try = asked;
+        }
+        if let Some(asked) = take_millis(headers, &STREAM_DURATION) {
+            self.upstream_stream = asked;
+        }
+        self.alt_response = headers.remove(&ALT_RESPONSE).is_some();
     }
 
     /// Tells the upstream how long it has: `x-envoy-expected-rq-timeout-ms`, and `grpc-timeout`

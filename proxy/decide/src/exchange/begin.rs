@@ -41,6 +41,7 @@ impl Exchange {
             remote: arrival.remote,
             internal: arrival.internal,
             upgrade: arrival.upgrade,
+            envoy: arrival.envoy,
             draw,
             began: context.now,
             began_unix_nanos: context.unix_nanos,

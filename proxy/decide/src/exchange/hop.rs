@@ -45,6 +45,47 @@ const EDGE_ONLY: [&str; 3] = [
     "x-envoy-downstream-service-node",
 ];
 
+/// Which headers of interest a map has, found in one pass: a lookup of each costs a hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// Headers that end at a hop.
+    hop: bool,
+    forwarded_for: bool,
+    forwarded_proto: bool,
+    client_cert: bool,
+    request_id: bool,
+    te: bool,
+    /// Any `x-envoy-…`.
+    pub envoy: bool,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Seen {
+        let mut seen = Seen::default();
+        for name in headers.keys() {
+            if *name == CONNECTION || *name == UPGRADE || *name == TRANSFER_ENCODING {
+                seen.hop = true;
+            } else if *name == TE {
+                seen.te = true;
+            } else {
+                let name = name.as_str();
+                if let Some(rest) = name.strip_prefix("x-") {
+                    match rest {
+                        "forwarded-for" => seen.forwarded_for = true,
+                        "forwarded-proto" => seen.forwarded_proto = true,
+                        "forwarded-client-cert" => seen.client_cert = true,
+                        "request-id" => seen.request_id = true,
+                        _ => seen.envoy |= rest.starts_with("envoy-"),
+                    }
+                } else if name == "keep-alive" || name == "proxy-connection" {
+                    seen.hop = true;
+                }
+            }
+        }
+        seen
+    }
+}
+
 /// What a request's beginning tells.
 #[derive(Clone, Debug)]
 pub(super) struct Arrival {
@@ -54,6 +95,8 @@ pub(super) struct Arrival {
     pub internal: bool,
     /// The protocol it wants to change to.
     pub upgrade: Option<Box<str>>,
+    /// Whether it has any `x-envoy-…` header.
+    pub envoy: bool,
 }
 
 /// Cleans a request's head as it comes in, adds what a proxy adds, and tells whose it is.
@@ -65,24 +108,28 @@ pub(super) fn arrive(
 ) -> Arrival {
     let hcm = &*connection.hcm;
     let headers = &mut head.headers;
-    let upgrade = upgrade_of(headers);
-    if upgrade.is_none() {
-        headers.remove(CONNECTION);
-        headers.remove(UPGRADE);
+    let seen = Seen::of(headers);
+    let mut upgrade = None;
+    if seen.hop {
+        upgrade = upgrade_of(headers);
+        if upgrade.is_none() {
+            headers.remove(CONNECTION);
+            headers.remove(UPGRADE);
+        }
+        for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING] {
+            headers.remove(name);
+        }
     }
-    for name in [
-        &INTERNAL,
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-        &TRANSFER_ENCODING,
-    ] {
-        headers.remove(name);
+    if seen.te {
+        keep_trailers_only(headers);
     }
-    keep_trailers_only(headers);
+    if seen.envoy {
+        headers.remove(&INTERNAL);
+    }
     let scheme = HeaderValue::from_static(if connection.tls { "https" } else { "http" });
     let hops = hcm.xff_num_trusted_hops as usize;
     let (address, single) = if hcm.use_remote_address {
-        let single = !headers.contains_key(&FORWARDED_FOR);
+        let single = !seen.forwarded_for;
         let trusted = match hops.checked_sub(1) {
             Some(skip) => last_forwarded(headers, skip).map(|(address, _)| address),
             None => None,
@@ -90,17 +137,19 @@ pub(super) fn arrive(
         if !hcm.skip_xff_append {
             append_forwarded_for(headers, connection);
         }
-        if hops == 0 || !headers.contains_key(&FORWARDED_PROTO) {
+        if hops == 0 || !seen.forwarded_proto {
             headers.insert(FORWARDED_PROTO, scheme.clone());
         }
         (Some(trusted.unwrap_or(connection.remote.ip())), single)
-    } else {
+    } else if seen.forwarded_for {
         match last_forwarded(headers, hops) {
             Some((address, single)) => (Some(address), single),
             None => (None, false),
         }
+    } else {
+        (None, false)
     };
-    if !headers.contains_key(&FORWARDED_PROTO) {
+    if !seen.forwarded_proto && !hcm.use_remote_address {
         headers.insert(FORWARDED_PROTO, scheme);
     }
     let internal = single
@@ -113,12 +162,14 @@ pub(super) fn arrive(
     if internal {
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
     } else {
-        for name in INTERNAL_ONLY {
-            headers.remove(name);
-        }
-        if edge {
-            for name in EDGE_ONLY {
+        if seen.envoy {
+            for name in INTERNAL_ONLY {
                 headers.remove(name);
+            }
+            if edge {
+                for name in EDGE_ONLY {
+                    headers.remove(name);
+                }
             }
         }
         for name in internal_only {
@@ -132,12 +183,13 @@ pub(super) fn arrive(
         headers.insert(EXTERNAL_ADDRESS, value);
     }
     append_via(headers, hcm.via.as_deref());
-    if hcm.generate_request_id
-        && ((edge && !hcm.preserve_external_request_id) || !headers.contains_key(&REQUEST_ID))
+    if hcm.generate_request_id && ((edge && !hcm.preserve_external_request_id) || !seen.request_id)
     {
         headers.insert(REQUEST_ID, request_id(rng));
     }
-    client_certificate(connection, headers);
+    if seen.client_cert {
+        client_certificate(connection, headers);
+    }
     strip_authority(connection, head);
     let remote = match address {
         Some(address) if address != connection.remote.ip() => SocketAddr::new(address, 0),
@@ -147,13 +199,14 @@ pub(super) fn arrive(
         remote,
         internal,
         upgrade,
+        envoy: seen.envoy,
     }
 }
 
 /// Cleans a response's headers and adds what a proxy adds.
 pub(super) fn leave(connection: &Connection, request: &RequestHead, headers: &mut HeaderMap) {
     let hcm = &*connection.hcm;
-    if !headers.is_empty() {
+    if Seen::of(headers).hop {
         if upgrade_of(&request.headers).is_none() || upgrade_of(headers).is_none() {
             headers.remove(CONNECTION);
         }
@@ -166,8 +219,16 @@ pub(super) fn leave(connection: &Connection, request: &RequestHead, headers: &mu
         ServerHeader::AppendIfAbsent => !headers.contains_key(SERVER),
         ServerHeader::PassThrough => false,
     };
-    if server && let Ok(name) = HeaderValue::from_str(&hcm.server_name) {
-        headers.insert(SERVER, name);
+    if server {
+        // Nearly always Envoy's default, which needs no copy.
+        let name = match &*hcm.server_name {
+            "envoy" => Some(HeaderValue::from_static("envoy")),
+            "istio-envoy" => Some(HeaderValue::from_static("istio-envoy")),
+            name => HeaderValue::from_str(name).ok(),
+        };
+        if let Some(name) = name {
+            headers.insert(SERVER, name);
+        }
     }
     if hcm.always_set_request_id_in_response
         && let Some(id) = request.headers.get(&REQUEST_ID)

@@ -174,6 +174,7 @@ impl Exchange {
             respect,
             &mut self.head,
             self.grpc,
+            self.envoy,
         );
         forwarding.timeouts.announce(
             forward,
@@ -188,7 +189,10 @@ impl Exchange {
                 .insert(ATTEMPT_COUNT, HeaderValue::from(1));
         }
         let connection = self.connection.clone();
+        let mut envoy = self.envoy;
         for changes in place.header_changes() {
+            // What is added may ask for retries too.
+            envoy = true;
             let facts = StreamFacts {
                 upstream_cluster: Some(&forwarding.name),
                 downstream_remote_address: Some(self.remote),
@@ -207,7 +211,7 @@ impl Exchange {
         }
         rewrite::rewrite_authority(place, &mut self.head, envoy_headers);
         rewrite::rewrite_path(forward, place.route(), &mut self.head, envoy_headers);
-        forwarding.retries = Retries::of(policy, &mut self.head);
+        forwarding.retries = Retries::of(policy, &mut self.head, envoy);
         forwarding.keeps_body = forwarding
             .retries
             .as_ref()
