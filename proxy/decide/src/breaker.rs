@@ -147,7 +147,6 @@ impl Breaker {
 
     /// Takes a place past the limit: a pool without any connection may always open one, so that
     /// no request waits for a connection that nobody opens.
-    #[must_use]
     pub fn take_anyway(&self, priority: Priority, resource: Resource) -> Token {
         self.counts
             .counter(priority, resource)

@@ -82,11 +82,8 @@ impl View {
     pub fn new(members: &Members, common: &CommonLb) -> View {
         let factor = u64::from(members.overprovisioning_factor);
         let availability = |part: u64, total: u64| -> u32 {
-            if total == 0 {
-                0
-            } else {
-                u32::try_from((factor * part / total).min(100)).unwrap_or(100)
-            }
+            let percent = (factor * part).checked_div(total).unwrap_or(0);
+            u32::try_from(percent.min(100)).unwrap_or(100)
         };
         let mut view = View::default();
         for priority in &members.priorities {
