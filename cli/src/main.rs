@@ -3,6 +3,7 @@
 mod balance;
 mod connect;
 mod down;
+mod explain;
 mod hello;
 mod member;
 mod mesh;
@@ -45,6 +46,8 @@ enum Command {
     Member(member::Options),
     /// Show the service mesh's members, and how others join it
     Mesh(mesh::Options),
+    /// Say why something is as it is
+    Explain(explain::Options),
     /// One local address for all servers
     Balance(balance::Options),
 }
@@ -111,6 +114,7 @@ fn run(command: Command) -> Result<()> {
             Command::Token(options) => token::run(options),
             Command::Member(options) => member::run(options).await,
             Command::Mesh(options) => mesh::run(options).await,
+            Command::Explain(options) => explain::run(options).await,
             Command::Balance(options) => balance::run(options, shutdown).await,
         };
         signals.abort();

@@ -14,6 +14,7 @@ pub mod authority;
 mod bootstrap;
 mod cluster;
 mod compaction;
+mod conditions;
 mod control;
 mod directory;
 mod event;

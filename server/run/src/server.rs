@@ -27,7 +27,7 @@ use crate::join::join;
 use crate::kubeconfig::kubeconfig;
 use crate::mesh_service::MeshService;
 use crate::peers::Peers;
-use crate::{compaction, control, mesh, token};
+use crate::{compaction, conditions, control, mesh, token};
 
 /// Pause between attempts to join, to be made a member, or to do a leader's first duties.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -71,6 +71,13 @@ pub struct ServerOptions {
     pub timing: Timing,
     /// How long a revision stays readable: watches that were cut off and lists in pages go on within it.
     pub history: Duration,
+}
+
+/// This server's mesh, and whether something has changed that conditions of its objects depend on.
+#[derive(Clone)]
+struct Noticed {
+    source: MeshSource,
+    changes: tokio::sync::watch::Receiver<u64>,
 }
 
 /// Runs a server until `shutdown`.
@@ -154,11 +161,15 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
         api.clone(),
         ended.clone(),
     ));
-    let (conditions, _) = tokio::sync::watch::channel(0);
+    let (changed, changes) = tokio::sync::watch::channel(0);
+    let noticed = Noticed {
+        source: members.clone(),
+        changes,
+    };
     let following = tokio::spawn(mesh::follow(
         replica.clone(),
-        members.clone(),
-        conditions.clone(),
+        members,
+        changed,
         ended.clone(),
     ));
     let compacting = tokio::spawn(compaction::run(
@@ -179,7 +190,7 @@ pub async fn run(options: ServerOptions, shutdown: CancellationToken) -> Result<
     }
     let failure = tokio::select! {
         () = lead_when_leader(
-            &directory, &identity, &replica, &api, &authority, &client_tls, &shutdown,
+            &directory, &identity, &replica, &api, &authority, &client_tls, &noticed, &shutdown,
         ) => None,
         failure = replica.failed() => Some(failure),
     };
@@ -310,6 +321,7 @@ async fn lead_when_leader(
     api: &Arc<Api>,
     authority: &Authority,
     tls: &rustls::ClientConfig,
+    noticed: &Noticed,
     shutdown: &CancellationToken,
 ) {
     let mut leadership = replica.leadership();
@@ -334,6 +346,7 @@ async fn lead_when_leader(
                 directory.clone(),
                 authority.certificate_pem().to_owned(),
                 tls.clone(),
+                noticed.clone(),
                 ended.clone(),
             ));
             leading = Some((now.term, ended, duties));
@@ -357,6 +370,7 @@ async fn lead(
     directory: Directory,
     ca_pem: String,
     tls: rustls::ClientConfig,
+    noticed: Noticed,
     ended: CancellationToken,
 ) {
     let own = format!(
@@ -390,6 +404,13 @@ async fn lead(
     };
     tokio::join!(
         recording,
+        conditions::run(
+            client.clone(),
+            recorder.clone(),
+            noticed.source,
+            noticed.changes,
+            ended.clone(),
+        ),
         control::run(client.clone(), recorder, configuration, ended.clone()),
         publish(replica, api, ended.clone()),
         keep_first_token(client, directory, ended),
