@@ -2,17 +2,33 @@
 
 use std::fmt;
 
-/// A set of response flags.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Flags(u32);
+/// A set of response flags, written in the order in which they were set, as Envoy does. Sets are
+/// equal where they have the same flags.
+#[derive(Clone, Copy, Default)]
+pub struct Flags {
+    bits: u32,
+    /// Flags in their order, five bits each for the flag's number and one, the first lowest.
+    order: u64,
+}
+
+/// Flags whose order is remembered; no request comes near.
+const ORDERED_MAX: u32 = 12;
+
+impl PartialEq for Flags {
+    fn eq(&self, other: &Flags) -> bool {
+        self.bits == other.bits
+    }
+}
+
+impl Eq for Flags {}
 
 macro_rules! flags {
     ($($bit:literal $name:ident $short:literal $long:literal $doc:literal;)*) => {
         impl Flags {
-            $(#[doc = $doc] pub const $name: Flags = Flags(1 << $bit);)*
+            $(#[doc = $doc] pub const $name: Flags = Flags { bits: 1 << $bit, order: $bit + 1 };)*
         }
-        /// Every flag with its short and long name, in the order in which they are written.
-        const NAMES: &[(Flags, &str, &str)] = &[$((Flags::$name, $short, $long),)*];
+        /// Every flag's short and long name, by its number.
+        const NAMES: &[(&str, &str)] = &[$(($short, $long),)*];
     };
 }
 
@@ -51,28 +67,31 @@ flags! {
 
 impl Flags {
     /// No flag.
-    pub const NONE: Flags = Flags(0);
+    pub const NONE: Flags = Flags { bits: 0, order: 0 };
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 
-    /// Adds those of `other`.
+    /// Adds those of `other` that are not here yet, in their order.
     pub fn insert(&mut self, other: Flags) {
-        self.0 |= other.0;
-    }
-
-    /// Takes those of `other` away.
-    pub fn remove(&mut self, other: Flags) {
-        self.0 &= !other.0;
+        for number in other.numbers() {
+            if self.bits & (1 << number) == 0 {
+                let place = self.bits.count_ones();
+                if place < ORDERED_MAX {
+                    self.order |= u64::from(number + 1) << (5 * place);
+                }
+                self.bits |= 1 << number;
+            }
+        }
     }
 
     /// Whether all of `other` are here.
     #[must_use]
     pub fn contains(self, other: Flags) -> bool {
-        self.0 & other.0 == other.0
+        self.bits & other.bits == other.bits
     }
 
     /// The set with its long names, for display.
@@ -81,19 +100,24 @@ impl Flags {
         LongFlags(self)
     }
 
+    /// The numbers of the flags, in their order.
+    fn numbers(self) -> impl Iterator<Item = u32> {
+        (0..self.bits.count_ones().min(ORDERED_MAX)).filter_map(move |place| {
+            let number = (self.order >> (5 * place)) & 31;
+            u32::try_from(number).ok()?.checked_sub(1)
+        })
+    }
+
     fn write(self, out: &mut fmt::Formatter<'_>, long: bool) -> fmt::Result {
         if self.is_empty() {
             return out.write_str("-");
         }
-        let mut first = true;
-        for (flag, short, name) in NAMES {
-            if self.contains(*flag) {
-                if !first {
-                    out.write_str(",")?;
-                }
-                first = false;
-                out.write_str(if long { name } else { short })?;
+        for (place, number) in self.numbers().enumerate() {
+            if place > 0 {
+                out.write_str(",")?;
             }
+            let (short, name) = NAMES[number as usize];
+            out.write_str(if long { name } else { short })?;
         }
         Ok(())
     }
@@ -103,7 +127,9 @@ impl std::ops::BitOr for Flags {
     type Output = Flags;
 
     fn bitor(self, other: Flags) -> Flags {
-        Flags(self.0 | other.0)
+        let mut both = self;
+        both.insert(other);
+        both
     }
 }
 

@@ -72,17 +72,21 @@ pub(crate) fn rewrite_authority(place: &Place, head: &mut RequestHead, keep_orig
     let Some(forward) = place.forward() else {
         return;
     };
-    let literal = place
+    // The weighted cluster's comes first and unremarked; the action's may replace it.
+    if let Some(literal) = place
         .weighted()
-        .and_then(|weighted| weighted.host_rewrite_literal.as_ref());
-    let authority = match (literal, &forward.host_rewrite) {
-        (Some(literal), _) | (None, Some(HostRewrite::Literal(literal))) => literal.to_string(),
-        (None, Some(HostRewrite::Header(name))) => match head.headers.get(name) {
+        .and_then(|weighted| weighted.host_rewrite_literal.as_ref())
+    {
+        set_authority(head, literal);
+    }
+    let authority = match &forward.host_rewrite {
+        Some(HostRewrite::Literal(literal)) => literal.to_string(),
+        Some(HostRewrite::Header(name)) => match head.headers.get(name) {
             Some(value) => value.to_str().unwrap_or("").to_owned(),
             None => return,
         },
-        (None, Some(HostRewrite::PathRegex(rewrite))) => replace(rewrite, head.path.path()),
-        (None, Some(HostRewrite::Auto) | None) => return,
+        Some(HostRewrite::PathRegex(rewrite)) => replace(rewrite, head.path.path()),
+        Some(HostRewrite::Auto) | None => return,
     };
     if !authority.is_empty() {
         replace_authority(

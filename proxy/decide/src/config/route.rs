@@ -177,7 +177,7 @@ pub enum RouteAction {
     Redirect(Box<Redirect>),
     /// Answers itself.
     Direct(Direct),
-    /// Nothing that this proxy does (`non_forwarding_action`): 404.
+    /// Nothing that this proxy does (`non_forwarding_action`): 503.
     NonForwarding,
 }
 

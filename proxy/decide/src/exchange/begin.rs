@@ -129,11 +129,7 @@ impl Exchange {
     /// Refuses what no route could make right.
     fn refuses(&mut self, hcm: &HttpConnectionManager, effects: &mut Vec<Effect>) -> bool {
         if self.head.authority.is_empty() {
-            self.reply(
-                LocalReply::new(400, "", "missing_host_header")
-                    .flags(Flags::DOWNSTREAM_PROTOCOL_ERROR),
-                effects,
-            );
+            self.reply(LocalReply::new(400, "", "missing_host_header"), effects);
             return true;
         }
         let rules = Rules {
@@ -221,9 +217,7 @@ impl Exchange {
 
     fn downstream_gone(&mut self, context: &mut Context<'_>, effects: &mut Vec<Effect>) {
         self.flags.insert(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
-        if self.stage != Stage::Streaming || self.details.is_empty() {
-            self.details = Cow::Borrowed("downstream_remote_disconnect");
-        }
+        self.details = Cow::Borrowed("downstream_remote_disconnect");
         self.cancel(effects);
         self.finish(context.now);
     }

@@ -166,7 +166,8 @@ impl Exchange {
         };
         let (status, grpc) = match abort {
             Abort::Http(status) => (status, None),
-            Abort::Grpc(status) => (crate::retry::grpc_to_http(u64::from(status)), Some(status)),
+            // Who does not speak gRPC sees 200.
+            Abort::Grpc(status) => (200, Some(status)),
         };
         self.reply(
             LocalReply::new(status, "fault filter abort", "fault_filter_abort")

@@ -58,8 +58,9 @@ impl Exchange {
                     effects,
                 );
             }
+            // To Envoy a route to a cluster without a name.
             RouteAction::NonForwarding => self.reply(
-                LocalReply::new(404, "", "route_not_found").flags(Flags::NO_ROUTE_FOUND),
+                LocalReply::new(503, "", "cluster_not_found").flags(Flags::NO_CLUSTER_FOUND),
                 effects,
             ),
             RouteAction::Forward(_) => self.forward(&place, envoy_headers, context, effects),

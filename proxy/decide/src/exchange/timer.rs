@@ -126,7 +126,6 @@ impl Exchange {
             self.attempt_timeout("upstream_per_try_timeout", context, effects);
         } else if due(self.per_try_idle_deadline()) {
             ClusterStats::inc(&forwarding.cluster.stats.upstream_rq_per_try_idle_timeout);
-            self.flags.insert(Flags::STREAM_IDLE_TIMEOUT);
             self.attempt_timeout("upstream_per_try_idle_timeout", context, effects);
         }
     }

@@ -104,7 +104,7 @@ fn matched(route: &Route, lookup: &Lookup, head: &RequestHead) -> String {
         RouteAction::Redirect(redirect) => {
             format!("matches: redirects with {}", redirect.status.as_u16())
         }
-        RouteAction::NonForwarding => "matches: nothing to forward to, 404".to_owned(),
+        RouteAction::NonForwarding => "matches: nothing to forward to, 503".to_owned(),
         RouteAction::Forward(_) => {
             let Lookup::Found(place) = lookup else {
                 return "matches".to_owned();

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 use trireme_proxy_decide::config::{
-    AppendAction, Cluster, ClusterKind, CorsPolicy, Direct, Endpoints, FaultAbort, FaultPolicy,
-    FilterOverrides, Fraction, HashPolicy, HashSource, HeaderAddition, HeaderChanges, HostRewrite,
-    HttpFilter, LbPolicy, LocalRateLimit, MaxStreamDuration, PathRewrite, Redirect, Regex,
-    RegexRewrite, RetryOn, RetryPolicy, RingHash, Route, RouteAction, RouteConfiguration,
-    RouteForward, RouteParts, RouterFilter, Snapshot, StringMatch, StringMatcher, Threshold,
-    Thresholds, TokenBucket, VirtualHost,
+    AppendAction, Cluster, ClusterKind, ClusterSpecifier, CorsPolicy, Direct, Endpoints,
+    FaultAbort, FaultPolicy, FilterOverrides, Fraction, HashPolicy, HashSource, HeaderAddition,
+    HeaderChanges, HostRewrite, HttpFilter, LbPolicy, LocalRateLimit, LocalReplyMapper,
+    MaxStreamDuration, PathRewrite, Redirect, Regex, RegexRewrite, RetryOn, RetryPolicy, RingHash,
+    Route, RouteAction, RouteConfiguration, RouteForward, RouteParts, RouterFilter, Snapshot,
+    StringMatch, StringMatcher, Threshold, Thresholds, TokenBucket, VirtualHost, WeightedCluster,
+    WeightedClusters,
 };
 use trireme_proxy_decide::exchange::Event;
+use trireme_proxy_decide::format::Format;
 use trireme_proxy_decide::head::RequestHead;
 use trireme_proxy_decide::retry::Broken;
 
@@ -402,7 +404,7 @@ fn upstreams_that_break() {
         "/retry",
         told(&driver, request),
         &format!(
-            "503 UF,URX upstream_reset_before_response_started{{remote_connection_failure}}\ncontent-length: 121\ncontent-type: text/plain\nx-envoy-attempt-count: 3\nx-rc: rc-0-UF,URX\nx-vh: vh\n{RESET}retried and the latest reset reason: remote connection failure"
+            "503 URX,UF upstream_reset_before_response_started{{remote_connection_failure}}\ncontent-length: 121\ncontent-type: text/plain\nx-envoy-attempt-count: 3\nx-rc: rc-0-URX,UF\nx-vh: vh\n{RESET}retried and the latest reset reason: remote connection failure"
         ),
     );
     let request = driver.get("/reset");
@@ -428,7 +430,7 @@ fn upstreams_that_take_too_long() {
         (
             "/ptry",
             425,
-            "504 UT,URX upstream_per_try_timeout\ncontent-length: 24\ncontent-type: text/plain\nx-envoy-attempt-count: 2\nx-rc: rc-0-UT,URX\nx-vh: vh\nupstream request timeout",
+            "504 URX,UT upstream_per_try_timeout\ncontent-length: 24\ncontent-type: text/plain\nx-envoy-attempt-count: 2\nx-rc: rc-0-URX,UT\nx-vh: vh\nupstream request timeout",
         ),
         (
             "/idle",
@@ -597,4 +599,151 @@ fn a_cookie_is_made_as_envoy_makes_it() {
             .contains_key("set-cookie")
     );
     driver.on(request, Event::Time);
+}
+
+/// A second run of a real Envoy: faults by header, weighted clusters, mapped replies, what a hop
+/// removes.
+#[test]
+fn odds_and_ends() {
+    let fault = |abort: FaultAbort| FilterOverrides {
+        fault: Some(Arc::new(FaultPolicy {
+            abort: Some(abort),
+            ..FaultPolicy::default()
+        })),
+        ..FilterOverrides::default()
+    };
+    let mut weighted = RouteForward::new(ClusterSpecifier::Weighted(WeightedClusters {
+        clusters: vec![WeightedCluster {
+            name: Arc::from("echo"),
+            cluster_header: None,
+            weight: 1,
+            metadata_match: Vec::new(),
+            headers: HeaderChanges {
+                request_add: vec![overwrites("x-o", "w")],
+                response_add: vec![overwrites("x-o", "w")],
+                ..HeaderChanges::default()
+            },
+            filters: FilterOverrides::default(),
+            host_rewrite_literal: Some(Arc::from("ww")),
+        }],
+        random_value_header: None,
+    }));
+    weighted.host_rewrite = Some(HostRewrite::Literal(Arc::from("rr")));
+    let mut split = route("/w", RouteAction::Forward(Box::new(weighted)));
+    split.headers.request_add = vec![overwrites("x-o", "r")];
+    let host = everything(vec![
+        with(
+            to("/hdrfault", |_| {}),
+            fault(FaultAbort::Header {
+                share: Fraction::ALL,
+            }),
+        ),
+        with(
+            to("/grpcfault", |_| {}),
+            fault(FaultAbort::Grpc {
+                status: 5,
+                share: Fraction::ALL,
+            }),
+        ),
+        route("/nofwd", RouteAction::NonForwarding),
+        split,
+        to("/echo", |_| {}),
+    ]);
+    let mut hcm = hcm();
+    hcm.normalize_path = true;
+    hcm.merge_slashes = true;
+    hcm.filters.insert(
+        0,
+        HttpFilter::Fault {
+            name: Arc::from("fault"),
+            policy: Arc::new(FaultPolicy::default()),
+        },
+    );
+    hcm.local_replies = vec![LocalReplyMapper {
+        statuses: vec![404],
+        flags: Vec::new(),
+        status: Some(499),
+        body: Some(
+            Format::parse("mapped %LOCAL_REPLY_BODY% %RESPONSE_CODE% %RESPONSE_FLAGS%")
+                .expect("valid"),
+        ),
+        content_type: Some(Arc::from("text/x")),
+        headers_to_add: vec![adds("x-m", "%RESPONSE_CODE%")],
+    }];
+    let clusters = vec![cluster("echo", 1)];
+    let mut driver = Driver::new(
+        snapshot(clusters, crate::world::routes(vec![host])),
+        connection(hcm),
+        1,
+    );
+    let mut ask = |path: &str, headers: &[(&'static str, &str)]| {
+        let mut head = RequestHead::get("h:1", path).expect("valid");
+        for (name, value) in headers {
+            head.headers
+                .append(HeaderName::from_static(name), value.parse().expect("valid"));
+        }
+        let request = driver.begin(head, true);
+        if driver.requests[request].replies.is_empty() {
+            let seen = sent(&driver, request);
+            driver.answer(request, 200, &[], true);
+            return seen;
+        }
+        told(&driver, request)
+    };
+    let text = "content-length: 18\ncontent-type: text/plain\nfault filter abort";
+    for (path, headers, expected) in [
+        (
+            "/hdrfault",
+            &[("x-envoy-fault-abort-request", "418")][..],
+            format!("418 FI fault_filter_abort\n{text}"),
+        ),
+        (
+            "/hdrfault",
+            &[("x-envoy-fault-abort-grpc-request", "7")],
+            format!("200 FI fault_filter_abort\n{text}"),
+        ),
+        ("/grpcfault", &[], format!("200 FI fault_filter_abort\n{text}")),
+        (
+            "/nofwd",
+            &[],
+            "503 NC cluster_not_found\ncontent-length: 0".to_owned(),
+        ),
+        (
+            "/nope",
+            &[],
+            "499 NR route_not_found\ncontent-length: 14\ncontent-type: text/x\nx-m: 404\nmapped  499 NR"
+                .to_owned(),
+        ),
+        (
+            "/w",
+            &[],
+            "GET /w\nhost: rr\nx-envoy-expected-rq-timeout-ms: 15000\nx-envoy-original-host: ww\nx-forwarded-proto: http\nx-o: r"
+                .to_owned(),
+        ),
+        (
+            "/a/../echo//x/./y%2e%2e?z=/../",
+            &[],
+            "GET /echo/x/y..?z=/../\nhost: h:1\nx-envoy-expected-rq-timeout-ms: 15000\nx-forwarded-proto: http"
+                .to_owned(),
+        ),
+        (
+            "/echo",
+            &[
+                ("te", "gzip, trailers"),
+                ("keep-alive", "1"),
+                ("x-envoy-internal", "true"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-envoy-upstream-rq-timeout-ms", "1"),
+                ("x-envoy-max-retries", "3"),
+            ],
+            "GET /echo\nhost: h:1\nte: trailers\nx-envoy-expected-rq-timeout-ms: 15000\nx-forwarded-for: 1.2.3.4\nx-forwarded-proto: http"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(ask(path, headers).trim_end(), expected, "{path}");
+    }
+}
+
+fn overwrites(name: &str, value: &str) -> HeaderAddition {
+    HeaderAddition::new(name, value, AppendAction::OverwriteIfExistsOrAdd).expect("valid")
 }
