@@ -17,7 +17,9 @@
 mod access_log;
 mod assignment;
 mod cluster;
+pub mod conditions;
 mod endpoint;
+pub mod explain;
 mod filters;
 mod gateway;
 mod grpc;

@@ -61,7 +61,9 @@ impl Mesh {
         change: Change,
     ) -> Result<Stale, MeshError> {
         let stale = self.view.update(kind, change)?;
-        if !stale.types.is_empty() {
+        // Where pods run and what Secrets hold is not part of what a scope keeps.
+        let kept = Types::CLUSTERS.and(Types::LISTENERS).and(Types::ROUTES);
+        if stale.types.meets(kept) {
             self.routings = OnceLock::new();
             self.rules = OnceLock::new();
             *self
@@ -158,10 +160,13 @@ impl Mesh {
         if stale.workloads.contains(&workload.key()) {
             affected.types = Types::ALL;
         }
-        if affected.types.contains(Types::ENDPOINTS) || stale.endpoints.is_empty() {
+        let scope = self.scope(workload);
+        if affected.types.meets(Types::ROUTES) && scope.follows_routes() {
+            affected.types = Types::ALL;
+        }
+        if affected.types.contains(Types::ENDPOINTS) {
             return affected;
         }
-        let scope = self.scope(workload);
         for host in &stale.endpoints {
             if let Some(service) = scope.service(host) {
                 affected.endpoints.extend(assignment_names(&scope, service));

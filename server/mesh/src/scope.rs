@@ -78,6 +78,12 @@ impl Scope {
         self.services.get(host)
     }
 
+    /// Whether what routes lead to decides which services are seen.
+    pub fn follows_routes(&self) -> bool {
+        let sidecar = self.sidecar.as_ref();
+        self.key.role == Role::Router || sidecar.is_some_and(|it| !it.spec.egress.is_empty())
+    }
+
     /// The egress listener that stands for every port that no other names.
     pub fn catch_all(&self) -> Option<&Egress> {
         self.egress.iter().find(|egress| egress.port.is_none())
@@ -165,7 +171,10 @@ impl Scope {
         let mut services = BTreeMap::new();
         let egress: Vec<Egress> = match written.is_empty() {
             true => {
-                services.clone_from(&visible);
+                services = match key.role {
+                    Role::Router => led_to(view, routings, workload, &visible),
+                    Role::Sidecar | Role::Grpc => visible.clone(),
+                };
                 vec![Egress {
                     port: None,
                     bind: String::new(),
@@ -214,6 +223,37 @@ impl Scope {
             made: Mutex::default(),
         }
     }
+}
+
+/// What a gateway's routes lead to, and what its rate limits ask: it has no use for the rest of the mesh.
+fn led_to(
+    view: &View,
+    routings: &RoutingIndex,
+    workload: &Workload,
+    visible: &BTreeMap<String, Arc<Service>>,
+) -> BTreeMap<String, Arc<Service>> {
+    let gateways = crate::gateway::selecting(view, workload).into_iter();
+    let bound = gateways.flat_map(|gateway| {
+        let name = ObjectKey::of(&gateway.metadata).to_string();
+        routings.of_gateway(&name).iter()
+    });
+    let bound = bound.filter(|it| it.visibility.includes(&workload.namespace));
+    let mut hosts: Vec<String> = bound
+        .flat_map(|routing| routing.destinations())
+        .map(|destination| destination.host.clone())
+        .collect();
+    hosts.extend(crate::filters::asked_hosts(view, workload));
+    let mut services = BTreeMap::new();
+    for host in hosts {
+        let Some(service) = visible.get(&host) else {
+            continue;
+        };
+        if let Some(behind) = visible.get(&service.external_name) {
+            services.insert(behind.host.clone(), behind.clone());
+        }
+        services.insert(host, service.clone());
+    }
+    services
 }
 
 /// The Sidecar that holds for a workload: one of its namespace that selects it, else one of its namespace without a

@@ -133,8 +133,11 @@ impl Service {
 
     /// Endpoints go over the wire apart from the cluster.
     pub fn has_endpoint_resources(&self) -> bool {
-        self.resolution == Resolution::Endpoints
-            || (self.resolution == Resolution::Passthrough && self.origin == Origin::Kubernetes)
+        // Of those that clients choose among gateways and gRPC get them.
+        matches!(
+            self.resolution,
+            Resolution::Endpoints | Resolution::Passthrough
+        )
     }
 
     pub fn of_kubernetes(service: &core::Service) -> Option<Service> {

@@ -137,7 +137,18 @@ impl View {
         const SENDING: Types = Types::CLUSTERS.and(Types::ENDPOINTS).and(Types::ROUTES);
         let types = match kind.kind {
             "VirtualService" => {
-                changed(&mut self.virtual_services, key, read(kind, key, value)?).then_some(ROUTING)
+                // Listeners know of it only where it routes what is no HTTP.
+                let by_listener = |view: &View| {
+                    let known = view.virtual_services.get(key);
+                    known.is_some_and(|it| !it.spec.tcp.is_empty() || !it.spec.tls.is_empty())
+                };
+                let before = by_listener(self);
+                let object = read(kind, key, value)?;
+                let changed = changed(&mut self.virtual_services, key, object);
+                changed.then(|| match before || by_listener(self) {
+                    true => ROUTING,
+                    false => Types::ROUTES,
+                })
             }
             "DestinationRule" => changed(&mut self.destination_rules, key, read(kind, key, value)?)
                 .then_some(SENDING),
@@ -232,15 +243,22 @@ impl View {
             None => drop(self.pods.remove(key)),
         }
         let mut stale = Stale::default();
-        let services: BTreeSet<ObjectKey> = self
-            .slices_of_pod
-            .get(key)
-            .into_iter()
-            .flatten()
-            .filter_map(|slice| Some(self.slices.get(slice)?.service.clone()))
-            .collect();
-        for service in &services {
-            self.endpoints_of_service(service, &mut stale);
+        // Whether it is ready, a Service's endpoints say in their slices.
+        let told = |pod: &Option<Arc<Pod>>| {
+            pod.as_ref()
+                .map(|it| (it.labels.clone(), it.workload.clone(), it.node.clone()))
+        };
+        if told(&before) != told(&after) {
+            let services: BTreeSet<ObjectKey> = self
+                .slices_of_pod
+                .get(key)
+                .into_iter()
+                .flatten()
+                .filter_map(|slice| Some(self.slices.get(slice)?.service.clone()))
+                .collect();
+            for service in &services {
+                self.endpoints_of_service(service, &mut stale);
+            }
         }
         for pod in [&before, &after].into_iter().flatten() {
             self.endpoints_of_selected_pods(&key.namespace, &pod.labels, &mut stale);
@@ -353,20 +371,26 @@ impl View {
         labels: &BTreeMap<String, String>,
         stale: &mut Stale,
     ) {
-        let selecting = self.registry.selecting(namespace, labels);
-        for service in selecting.filter(|it| it.origin == Origin::ServiceEntry) {
+        for service in self.registry.entries_selecting(namespace, labels) {
             note_endpoints(service, stale);
         }
     }
 }
 
-/// A headless service's pods have listeners of their own, and endpoints of DNS clusters are part of the cluster.
+/// A headless service's pods have listeners of their own for what is no HTTP, and endpoints of DNS clusters are part of
+/// the cluster.
 fn note_endpoints(service: &Service, stale: &mut Stale) {
+    use crate::protocol::Treatment;
+    use crate::service::Resolution;
     stale.endpoints.insert(service.host.clone());
-    if service.is_headless() {
+    let mut ports = service.ports.iter();
+    if service.is_headless() && ports.any(|it| it.protocol.treatment() != Treatment::Http) {
         stale.types = stale.types.and(Types::LISTENERS);
     }
-    if !service.has_endpoint_resources() {
+    if matches!(
+        service.resolution,
+        Resolution::Dns | Resolution::DnsRoundRobin
+    ) {
         stale.types = stale.types.and(Types::CLUSTERS);
     }
 }

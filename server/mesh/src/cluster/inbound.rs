@@ -5,7 +5,7 @@ use trireme_model::istio::TrafficPolicy;
 use super::{Draft, INBOUND_PASSTHROUGH, INBOUND_SOURCE, inbound_name, policy};
 use crate::ingress::Ingress;
 use crate::proto::{address, cluster as pb, core, endpoint};
-use crate::protocol::{Protocol, Treatment};
+use crate::protocol::Protocol;
 use crate::resource::Resource;
 use crate::view::View;
 
@@ -58,7 +58,7 @@ fn of_port(view: &View, port: &Ingress) -> pb::Cluster {
     }
     if port.protocol.is_http2() {
         draft.speak_http2();
-    } else if port.protocol == Protocol::Auto || port.protocol.treatment() == Treatment::Http {
+    } else if port.protocol == Protocol::Auto {
         draft.speak_as_client();
     }
     let services: Vec<_> = port.services.iter().map(|it| it.as_ref()).collect();

@@ -86,6 +86,14 @@ pub fn http_filter(value: &Fields) -> Option<hcm::HttpFilter> {
     }
 }
 
+/// The cluster that a filter asks for each request.
+pub fn asked_cluster(value: &Fields) -> Option<String> {
+    let (_, config) = typed(inner(value, "typed_config")?)?;
+    let service = inner(&config, "rate_limit_service")?;
+    let grpc = inner(inner(service, "grpc_service")?, "envoy_grpc")?;
+    Some(text(grpc, "cluster_name"))
+}
+
 /// What a virtual host or route says to the filters, by the filters' names.
 pub fn overrides(value: &Fields) -> Vec<(String, Any)> {
     let Some(configs) = inner(value, "typed_per_filter_config") else {

@@ -68,19 +68,23 @@ pub fn weighted(
         }
     }
     use tcp::tcp_proxy::weighted_cluster::ClusterWeight;
-    let clusters = routes.iter().filter_map(|route| {
-        let weight = u32::try_from(route.weight)
-            .ok()
-            .filter(|weight| *weight > 0)?;
-        Some(ClusterWeight {
-            name: crate::route::destination_cluster(&route.destination, context),
-            weight,
-            ..ClusterWeight::default()
+    let clusters: Vec<ClusterWeight> = routes
+        .iter()
+        .filter_map(|route| {
+            let weight = u32::try_from(route.weight).ok().filter(|weight| *weight > 0)?;
+            Some(ClusterWeight {
+                name: crate::route::destination_cluster(&route.destination, context),
+                weight,
+                ..ClusterWeight::default()
+            })
         })
-    });
+        .collect();
+    if clusters.is_empty() {
+        return single(context.view, cluster::BLACK_HOLE);
+    }
     let specifier =
         tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(tcp::tcp_proxy::WeightedCluster {
-            clusters: clusters.collect(),
+            clusters,
         });
     network_filter(
         TCP_PROXY,

@@ -215,6 +215,11 @@ fn weighted(action: &mut pb::RouteAction, several: &[HttpRouteDestination], cont
             .extend(hash.as_ref().and_then(policy::hash));
         clusters.push(cluster);
     }
+    if clusters.is_empty() {
+        // Envoy refuses a choice of nothing, and with it all routes of the port.
+        action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster::BLACK_HOLE.to_owned()));
+        return;
+    }
     action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(pb::WeightedCluster {
         clusters,
         ..pb::WeightedCluster::default()

@@ -15,6 +15,7 @@ pub struct Registry {
     by_host: BTreeMap<String, Vec<Arc<Service>>>,
     /// Sources in each namespace that select pods or WorkloadEntries.
     selecting: BTreeMap<String, Vec<Arc<Service>>>,
+    entries_selecting: BTreeMap<String, Vec<Arc<Service>>>,
 }
 
 fn rank(service: &Service) -> impl Ord + '_ {
@@ -39,6 +40,7 @@ impl Registry {
         for old in self.by_source.remove(&slot).unwrap_or_default() {
             remove(&mut self.by_host, &old.host, &old);
             remove(&mut self.selecting, &old.namespace, &old);
+            remove(&mut self.entries_selecting, &old.namespace, &old);
         }
         let services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
         for service in &services {
@@ -48,6 +50,10 @@ impl Registry {
             if !service.selector.is_empty() {
                 let in_namespace = self.selecting.entry(service.namespace.clone());
                 in_namespace.or_default().push(service.clone());
+                if origin == Origin::ServiceEntry {
+                    let in_namespace = self.entries_selecting.entry(service.namespace.clone());
+                    in_namespace.or_default().push(service.clone());
+                }
             }
         }
         if !services.is_empty() {
@@ -91,6 +97,17 @@ impl Registry {
         labels: &'a BTreeMap<String, String>,
     ) -> impl Iterator<Item = &'a Arc<Service>> {
         let services = self.selecting.get(namespace).into_iter().flatten();
+        services.filter(|service| selects(&service.selector, labels))
+    }
+
+    /// ServiceEntries of a namespace whose selector fits the labels: few, so that a pod's change need not look at
+    /// every Service beside it.
+    pub fn entries_selecting<'a>(
+        &'a self,
+        namespace: &str,
+        labels: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<Service>> {
+        let services = self.entries_selecting.get(namespace).into_iter().flatten();
         services.filter(|service| selects(&service.selector, labels))
     }
 }
