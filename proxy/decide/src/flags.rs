@@ -1,6 +1,8 @@
 //! Envoy's response flags.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// A set of response flags, written in the order in which they were set, as Envoy does. Sets are
 /// equal where they have the same flags.
@@ -21,6 +23,24 @@ impl PartialEq for Flags {
 }
 
 impl Eq for Flags {}
+
+impl PartialOrd for Flags {
+    fn partial_cmp(&self, other: &Flags) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Flags {
+    fn cmp(&self, other: &Flags) -> Ordering {
+        self.bits.cmp(&other.bits)
+    }
+}
+
+impl Hash for Flags {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bits.hash(state);
+    }
+}
 
 macro_rules! flags {
     ($($bit:literal $name:ident $short:literal $long:literal $doc:literal;)*) => {
