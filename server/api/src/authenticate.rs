@@ -5,6 +5,7 @@ use http::{HeaderMap, header};
 use trireme_model::status::Status;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::admission::injection::template::TOKEN_AUDIENCE;
 use crate::api::Api;
 use crate::authorize::Attributes;
 use crate::identity::{AUTHENTICATED, Identity};
@@ -33,11 +34,15 @@ pub(crate) fn from_certificate(der: &[u8]) -> Result<Identity, CertificateError>
     Ok(Identity::new(user, groups))
 }
 
-/// Who asks: the certificate's identity, else the bearer token's, else anonymous; then whom he
+/// Services of Envoy's that proxies call with tokens made for the mesh, which are good for nothing else.
+const MESH_SERVICES: &str = "/envoy.service.";
+
+/// Who asks for `path`: the certificate's identity, else the bearer token's, else anonymous; then whom he
 /// impersonates.
 pub(crate) fn identify(
     api: &Api,
     certificate: Option<Identity>,
+    path: &str,
     headers: &HeaderMap,
 ) -> Result<Identity, Status> {
     let identity = match certificate {
@@ -49,8 +54,13 @@ pub(crate) fn identify(
                     .split_once(' ')
                     .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
                 let (_, token) = token.ok_or_else(Status::unauthorized)?;
+                let audience = if path.starts_with(MESH_SERVICES) {
+                    TOKEN_AUDIENCE
+                } else {
+                    ""
+                };
                 api.token_key
-                    .verify(&api.store, token.trim(), api.now())
+                    .verify(&api.store, token.trim(), audience, api.now())
                     .ok_or_else(Status::unauthorized)?
             }
             None => Identity::anonymous(),

@@ -77,7 +77,8 @@ async fn dispatch(
     request: Request<Bytes>,
     label: &mut Label,
 ) -> Result<Response<Body>, Status> {
-    let identity = authenticate::identify(api, certificate, request.headers())?;
+    let identity =
+        authenticate::identify(api, certificate, request.uri().path(), request.headers())?;
     let limit = api.config.limits.max_object_bytes;
     if request.body().len() > limit {
         return Err(failure::too_large(limit));

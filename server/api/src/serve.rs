@@ -225,12 +225,13 @@ async fn grpc_of(
             .open_grpc_methods
             .iter()
             .any(|method| method == path);
-    let identity = match authenticate::identify(api, identity, request.headers()) {
-        Ok(identity) if identity.is_anonymous() && !open => {
-            Err(trireme_model::status::Status::unauthorized())
-        }
-        other => other,
-    };
+    let identity =
+        match authenticate::identify(api, identity, request.uri().path(), request.headers()) {
+            Ok(identity) if identity.is_anonymous() && !open => {
+                Err(trireme_model::status::Status::unauthorized())
+            }
+            other => other,
+        };
     let response = match identity {
         Ok(identity) => {
             request.extensions_mut().insert(identity);

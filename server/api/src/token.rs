@@ -91,9 +91,15 @@ impl TokenKey {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    /// The identity in a token that this cluster signed, that has not expired, and whose service account
-    /// (and pod) still exist.
-    pub fn verify(&self, store: &Store, token: &str, now: Timestamp) -> Option<Identity> {
+    /// The identity in a token that this cluster signed for the API or for `audience` (empty: for the API alone),
+    /// that has not expired, and whose service account (and pod) still exist.
+    pub fn verify(
+        &self,
+        store: &Store,
+        token: &str,
+        audience: &str,
+        now: Timestamp,
+    ) -> Option<Identity> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
@@ -113,7 +119,8 @@ impl TokenKey {
                 .get("aud")?
                 .as_array()?
                 .iter()
-                .any(|audience| audience == self.issuer.as_str());
+                .filter_map(Value::as_str)
+                .any(|own| own == self.issuer || own == audience && !audience.is_empty());
         if !in_time || !ours {
             return None;
         }
