@@ -203,11 +203,29 @@ pub struct Client {
     held: BTreeMap<Kind, BTreeMap<String, Resource>>,
     asked: BTreeMap<Kind, BTreeSet<String>>,
     nonces: BTreeMap<Kind, u64>,
+    refers: fn(&Resource) -> Vec<String>,
+    /// Whether routes are those of a [`World`].
+    checks: bool,
+}
+
+/// What a cluster or listener of a [`World`] refers to: endpoints of its own name, its routes.
+fn of_world(resource: &Resource) -> Vec<String> {
+    vec![resource.name.trim_start_matches("l-").to_owned()]
 }
 
 impl Client {
     pub fn new(protocol: Protocol) -> Client {
         Client {
+            checks: true,
+            ..Client::reading(protocol, of_world)
+        }
+    }
+
+    /// A client that finds names of endpoints in clusters and of routes in listeners by `refers`.
+    pub fn reading(protocol: Protocol, refers: fn(&Resource) -> Vec<String>) -> Client {
+        Client {
+            refers,
+            checks: false,
             protocol,
             session: Session::new(protocol),
             held: BTreeMap::new(),
@@ -254,8 +272,13 @@ impl Client {
         }
     }
 
-    pub fn next(&mut self, world: &mut World) -> Option<Response> {
-        self.session.next(world)
+    pub fn next(&mut self, view: &mut dyn View) -> Option<Response> {
+        self.session.next(view)
+    }
+
+    /// What it is subscribed to of a kind, by name.
+    pub fn asked(&self, kind: Kind) -> BTreeSet<String> {
+        self.asked.get(&kind).cloned().unwrap_or_default()
     }
 
     /// Takes a response in, or refuses it.
@@ -278,7 +301,9 @@ impl Client {
                 Kind::Listener => self.follow(Kind::Route, Kind::Listener),
                 _ => {}
             }
-            self.check();
+            if self.checks {
+                self.check();
+            }
         }
         self.ask(kind, refusal, &[], &[]);
     }
@@ -298,14 +323,9 @@ impl Client {
 
     /// Asks for what `of` refers to and no longer for what it does not.
     fn follow(&mut self, kind: Kind, of: Kind) {
-        let wanted: BTreeSet<String> = match of {
-            Kind::Cluster => self.held(of).into_keys().collect(),
-            _ => self
-                .held(of)
-                .keys()
-                .map(|name| name.trim_start_matches("l-").to_owned())
-                .collect(),
-        };
+        let refers = self.refers;
+        let held = self.held.get(&of).into_iter().flatten();
+        let wanted: BTreeSet<String> = held.flat_map(|(_, one)| refers(one)).collect();
         let before = self.asked.insert(kind, wanted.clone()).unwrap_or_default();
         let added: Vec<String> = wanted.difference(&before).cloned().collect();
         let gone: Vec<String> = before.difference(&wanted).cloned().collect();
@@ -357,14 +377,14 @@ impl Client {
     }
 
     /// Takes everything in; answers what came.
-    pub fn drain(&mut self, world: &mut World) -> Vec<Response> {
+    pub fn drain(&mut self, world: &mut dyn View) -> Vec<Response> {
         self.exchange(world, |_| None)
     }
 
     /// Takes or refuses everything that comes.
     pub fn exchange(
         &mut self,
-        world: &mut World,
+        world: &mut dyn View,
         refusal: impl Fn(Kind) -> Option<&'static str>,
     ) -> Vec<Response> {
         let mut sent = Vec::new();
