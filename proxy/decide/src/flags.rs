@@ -1,9 +1,7 @@
 //! Envoy's response flags.
 
 use std::cmp::Ordering;
-use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::hash::{Hash, Hasher};
 
 /// A set of response flags, written in the order in which they were set, as Envoy does. Sets are
@@ -25,24 +23,6 @@ impl PartialEq for Flags {
 }
 
 impl Eq for Flags {}
-
-impl PartialOrd for Flags {
-    fn partial_cmp(&self, other: &Flags) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Flags {
-    fn cmp(&self, other: &Flags) -> Ordering {
-        self.bits.cmp(&other.bits)
-    }
-}
-
-impl Hash for Flags {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.bits.hash(state);
-    }
-}
 
 impl PartialOrd for Flags {
     fn partial_cmp(&self, other: &Flags) -> Option<Ordering> {
