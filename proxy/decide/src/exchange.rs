@@ -119,7 +119,7 @@ pub struct Exchange {
     remote: std::net::SocketAddr,
     internal: bool,
     grpc: bool,
-    /// Whether the request came with any `x-envoy-…` header that was kept.
+    /// Whether the request came with any `x-envoy-…` header that asks for something.
     envoy: bool,
     upgrade: Option<Box<str>>,
     /// The request's number, which decides shares.

@@ -16,8 +16,8 @@ pub enum Bug {
     /// A removed or draining endpoint still gets requests. Property: no request to a host that is
     /// not in the configuration.
     StaleEndpointAfterDrain = 1 << 4,
-    /// Ejected hosts count as healthy when panic is decided. Property: where panic is on and
-    /// there are hosts, a request gets one.
+    /// One healthy host too few is counted when panic is decided. Property: without panic,
+    /// unhealthy hosts get nothing.
     PanicMiscount = 1 << 5,
     /// A pool at the connection limit opens a connection for each waiting request. Property:
     /// connections ≤ limit, but for one each host.

@@ -157,7 +157,7 @@ impl View {
 fn is_panicking(priority: &PriorityHosts, threshold: f64) -> bool {
     let mut counts = count(priority, false);
     if planted::on(planted::Bug::PanicMiscount) {
-        counts.healthy = counts.total - counts.degraded;
+        counts.healthy = counts.healthy.saturating_sub(1);
     }
     let percent = |part: u64| {
         if counts.total == 0 {

@@ -45,6 +45,11 @@ const EDGE_ONLY: [&str; 3] = [
     "x-envoy-downstream-service-node",
 ];
 
+/// How names of headers that ask for something begin after `x-envoy-`; others only tell.
+const ASKING: [&str; 11] = [
+    "re", "max", "up", "exp", "force", "ip", "orig", "hedge", "int", "dec", "down",
+];
+
 /// Which headers of interest a map has, found in one pass: a lookup of each costs a hash.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
@@ -55,7 +60,7 @@ pub(super) struct Seen {
     client_cert: bool,
     request_id: bool,
     te: bool,
-    /// Any `x-envoy-…`.
+    /// Any `x-envoy-…` that asks for something.
     pub envoy: bool,
 }
 
@@ -75,7 +80,11 @@ impl Seen {
                         "forwarded-proto" => seen.forwarded_proto = true,
                         "forwarded-client-cert" => seen.client_cert = true,
                         "request-id" => seen.request_id = true,
-                        _ => seen.envoy |= rest.starts_with("envoy-"),
+                        _ => {
+                            seen.envoy |= rest
+                                .strip_prefix("envoy-")
+                                .is_some_and(|rest| ASKING.iter().any(|ask| rest.starts_with(ask)));
+                        }
                     }
                 } else if name == "keep-alive" || name == "proxy-connection" {
                     seen.hop = true;
@@ -95,7 +104,7 @@ pub(super) struct Arrival {
     pub internal: bool,
     /// The protocol it wants to change to.
     pub upgrade: Option<Box<str>>,
-    /// Whether it has any `x-envoy-…` header.
+    /// Whether it has any `x-envoy-…` header that asks for something.
     pub envoy: bool,
 }
 

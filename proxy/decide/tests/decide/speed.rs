@@ -2,7 +2,7 @@
 //! of magnitude, on any machine.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use trireme_proxy_decide::Nanos;
@@ -17,26 +17,22 @@ use trireme_proxy_decide::upstream::{Admission, Live, PoolView, admit};
 
 use crate::world::{cluster, connection, everything, forward, hcm, rng, route, routes, snapshot};
 
-const ROUNDS: u32 = 50_000;
-
-/// What this thread has computed: what others compute on a busy machine does not count.
-fn cpu_nanos() -> u64 {
-    std::fs::read_to_string("/proc/thread-self/schedstat")
-        .ok()
-        .and_then(|text| text.split(' ').next()?.parse().ok())
-        .expect("Linux counts a thread's CPU time")
-}
+/// Each batch is a millisecond or so: the fastest was not interrupted, whatever else the machine
+/// does.
+const BATCHES: u32 = 50;
+const BATCH: u32 = 1_000;
 
 fn measure(what: &str, mut work: impl FnMut()) -> f64 {
-    for _ in 0..ROUNDS / 10 {
-        work();
-    }
-    let start = cpu_nanos();
-    for _ in 0..ROUNDS {
-        work();
-    }
-    let each = (cpu_nanos() - start) as f64 / f64::from(ROUNDS);
-    println!("{what}: {each:.0} ns of CPU");
+    let mut batch = || {
+        let start = Instant::now();
+        for _ in 0..BATCH {
+            work();
+        }
+        start.elapsed().as_nanos() as f64 / f64::from(BATCH)
+    };
+    batch();
+    let each = (0..BATCHES).map(|_| batch()).fold(f64::INFINITY, f64::min);
+    println!("{what}: {each:.0} ns");
     each
 }
 
