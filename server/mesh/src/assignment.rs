@@ -81,7 +81,7 @@ pub fn localities(
     groups
         .into_iter()
         .map(|group| pb::LocalityLbEndpoints {
-            locality: (!group.locality.is_unknown()).then(|| core::Locality {
+            locality: (!group.locality.is_unknown()).then_some(core::Locality {
                 region: group.locality.region,
                 zone: group.locality.zone,
                 sub_zone: group.locality.sub_zone,

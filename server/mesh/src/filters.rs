@@ -193,9 +193,8 @@ fn host_is_meant(patch: &ConfigPatch, host: &route::VirtualHost) -> bool {
 /// Hosts of the mesh's own services that rate limit filters ask.
 pub fn asked_hosts(view: &View, workload: &Workload) -> Vec<String> {
     let filters = patches(view, workload, ApplyTo::HttpFilter).into_iter();
-    let names = filters.filter_map(|(_, patch)| {
-        rate_limit::asked_cluster(&patch.patch.as_ref()?.value)
-    });
+    let names =
+        filters.filter_map(|(_, patch)| rate_limit::asked_cluster(&patch.patch.as_ref()?.value));
     names
         .filter_map(|name| crate::cluster::parse_name(&name).map(|(_, _, host)| host.to_owned()))
         .collect()

@@ -4,6 +4,7 @@
 mod chain;
 mod inbound;
 mod manager;
+mod offer;
 mod outbound;
 mod tcp;
 

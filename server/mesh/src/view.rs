@@ -249,6 +249,8 @@ impl View {
                 .map(|it| (it.labels.clone(), it.workload.clone(), it.node.clone()))
         };
         if told(&before) != told(&after) {
+            // Selectors may find it now, or no longer.
+            stale.conditions = true;
             let services: BTreeSet<ObjectKey> = self
                 .slices_of_pod
                 .get(key)

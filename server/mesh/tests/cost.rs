@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{apply, slice, workload};
-use trireme_mesh::{Kind, Mesh, Subscription, Workload};
+use trireme_mesh::{Kind, Mesh, Subscription, Types, Workload};
 
 const ENDPOINTS: usize = 10;
 /// Changes that are measured; the median counts, so that a busy machine does not.
@@ -95,4 +95,53 @@ fn an_endpoints_change_costs_the_same_with_fifty_times_as_many_services() {
         "one endpoint's change for 100 proxies: {small:?} with 100 services, {large:?} with 5,000, {ratio:.2} times"
     );
     assert!(ratio < MOST, "{small:?} became {large:?}");
+}
+
+/// How long it takes until everybody has the routes of a VirtualService's change.
+fn routed(mesh: &mut Mesh, workloads: &[Workload], round: usize) -> Duration {
+    let change = json!({
+        "kind": "VirtualService", "metadata": {"name": "v", "namespace": "default"},
+        "spec": {"hosts": ["s7"], "http": [{"route": [{"destination": {"host": format!("s{round}")}}]}]},
+    });
+    let begun = Instant::now();
+    let stale = apply(mesh, &change);
+    for who in workloads {
+        let affected = mesh.affected(&stale, who);
+        assert!(affected.types.contains(Types::ROUTES));
+        assert!(
+            !affected
+                .types
+                .meets(Types::CLUSTERS.and(Types::LISTENERS).and(Types::ENDPOINTS)),
+            "only routes changed"
+        );
+        assert_eq!(
+            mesh.generate(
+                who,
+                Kind::Route,
+                &Subscription::Names(["80".to_owned()].into())
+            )
+            .len(),
+            1
+        );
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn a_routes_change_is_made_once_for_all_proxies_that_see_the_same() {
+    const FEWER_ROUNDS: usize = 15;
+    let (mut mesh, workloads) = built(1_000);
+    let (mut one, mut hundred) = (Vec::new(), Vec::new());
+    for round in 1..=FEWER_ROUNDS {
+        one.push(routed(&mut mesh, &workloads[..1], 2 * round));
+        hundred.push(routed(&mut mesh, &workloads, 2 * round + 1));
+    }
+    one.sort();
+    hundred.sort();
+    let (one, hundred) = (one[FEWER_ROUNDS / 2], hundred[FEWER_ROUNDS / 2]);
+    let ratio = hundred.as_secs_f64() / one.as_secs_f64();
+    println!(
+        "a route's change at 1,000 services: {one:?} for one proxy, {hundred:?} for 100, {ratio:.2} times"
+    );
+    assert!(ratio < 5.0, "{one:?} became {hundred:?}");
 }

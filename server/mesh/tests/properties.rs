@@ -210,7 +210,9 @@ fn left_open(objects: &BTreeMap<(String, String, String), Value>, cluster: &str)
         .any(|it| it["kind"] == "ServiceEntry" && it["spec"]["hosts"][0] == host);
     let serves = service.is_some_and(|it| {
         let ports = it["spec"]["ports"].as_array().expect("ports");
-        ports.iter().any(|it| it["port"].to_string() == port)
+        ports
+            .iter()
+            .any(|it| it["port"].as_u64() == port.parse().ok())
     });
     // Subsets may be anybody's whose rule counts; that they are found is golden files' business.
     !(serves || entry) || !subset.is_empty()

@@ -40,16 +40,32 @@ fn names(who: &str, wanted: &Subscription) -> Vec<String> {
 
 #[test]
 fn a_gateway_gets_what_its_servers_name() {
-    let all = names("router istio-system istio=ingressgateway", &Subscription::All);
+    let all = names(
+        "router istio-system istio=ingressgateway",
+        &Subscription::All,
+    );
     assert_eq!(all, ["kubernetes://a-cert", "kubernetes://a-cert-cacert"]);
 }
 
 #[test]
 fn nobody_gets_another_secret_by_asking() {
-    let ask = |names: &[&str]| Subscription::Names(names.iter().map(|it| (*it).to_owned()).collect());
+    let ask =
+        |names: &[&str]| Subscription::Names(names.iter().map(|it| (*it).to_owned()).collect());
     let other = ask(&["kubernetes://other", "kubernetes://istio-system/other"]);
     assert!(names("router istio-system istio=ingressgateway", &other).is_empty());
-    assert!(names("router istio-system istio=egressgateway", &ask(&["kubernetes://a-cert"])).is_empty());
+    assert!(
+        names(
+            "router istio-system istio=egressgateway",
+            &ask(&["kubernetes://a-cert"])
+        )
+        .is_empty()
+    );
     assert!(names("sidecar default app=client", &ask(&["kubernetes://a-cert"])).is_empty());
-    assert!(names("sidecar istio-system istio=ingressgateway", &ask(&["kubernetes://a-cert"])).is_empty());
+    assert!(
+        names(
+            "sidecar istio-system istio=ingressgateway",
+            &ask(&["kubernetes://a-cert"])
+        )
+        .is_empty()
+    );
 }

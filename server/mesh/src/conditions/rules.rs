@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use trireme_model::istio::{ClientTlsMode, TrafficPolicy};
+use trireme_model::istio::{ClientTlsMode, Subset, TrafficPolicy};
 
 use super::{Concern, Finding, Findings, service};
 use crate::ObjectKey;
 use crate::endpoint::endpoints;
 use crate::host;
 use crate::mesh::Mesh;
-use crate::view::selects;
+use crate::service::{Origin, Service};
+use crate::view::{View, selects};
 
 pub fn findings(mesh: &Mesh) -> Vec<Finding> {
     let view = mesh.view();
@@ -62,12 +63,9 @@ pub fn findings(mesh: &Mesh) -> Vec<Finding> {
                 ),
                 None => drop(subsets.insert(slot, key)),
             }
-            let selects_some = meant.iter().any(|service| {
-                service.ports.first().is_some_and(|port| {
-                    let mut all = endpoints(view, service, port).into_iter();
-                    all.any(|it| selects(&subset.labels, &it.labels))
-                })
-            });
+            let selects_some = meant
+                .iter()
+                .any(|service| has_subset(view, service, subset));
             if !meant.is_empty() && !selects_some {
                 mine.add(
                     Concern::Unresolved,
@@ -111,6 +109,24 @@ pub fn findings(mesh: &Mesh) -> Vec<Finding> {
         found.append(&mut mine.found);
     }
     found
+}
+
+/// Whether some pod or endpoint is of the subset. Pods are looked at whether they are ready or not: one that starts is
+/// no mistake of the rule's.
+fn has_subset(view: &View, service: &Service, subset: &Subset) -> bool {
+    if service.origin == Origin::Kubernetes && !service.selector.is_empty() {
+        let mut pods = view.pods.iter();
+        return pods.any(|(key, pod)| {
+            key.namespace == service.namespace
+                && selects(&service.selector, &pod.labels)
+                && selects(&subset.labels, &pod.labels)
+        });
+    }
+    let mut ports = service.ports.iter();
+    ports.any(|port| {
+        let mut all = endpoints(view, service, port).into_iter();
+        all.any(|it| selects(&subset.labels, &it.labels))
+    })
 }
 
 fn transport(policy: &TrafficPolicy, host: &str, found: &mut Findings<'_>) {

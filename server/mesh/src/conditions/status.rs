@@ -98,12 +98,15 @@ pub fn plan(mesh: &Mesh, now: Timestamp) -> Plan {
             absent: Vec::new(),
             failure_event: None,
         };
-        let mut events = due.warnings.into_iter().map(|(reason, message)| EventRecord {
-            regarding: regarding.clone(),
-            kind: EventKind::Warning,
-            reason,
-            message,
-        });
+        let mut events = due
+            .warnings
+            .into_iter()
+            .map(|(reason, message)| EventRecord {
+                regarding: regarding.clone(),
+                kind: EventKind::Warning,
+                reason,
+                message,
+            });
         let action = Action::Patch {
             kind: due.kind,
             namespace: due.key.namespace.clone(),

@@ -1,6 +1,6 @@
 //! Where a route leads, and what holds on the way there.
 
-use trireme_proxy_decide::config::{FaultAbort, FaultDelay, FaultPolicy};
+use trireme_proxy_decide::config::{FaultAbort, FaultDelay, FaultPolicy, Fraction};
 use trireme_xds::metadata;
 
 use super::{Explanation, length};
@@ -15,7 +15,7 @@ pub fn fault(fault: &FaultPolicy, object: Option<&str>, told: &mut Explanation) 
     match &fault.delay {
         Some(FaultDelay::Fixed { delay, share }) => told.add(
             "fault",
-            format!("delays {share:?} of requests by {delay:?}"),
+            format!("delays {} of requests by {delay:?}", percent(*share)),
             object,
         ),
         Some(FaultDelay::Header { .. }) => told.add("fault", "delays as a header asks", object),
@@ -24,17 +24,25 @@ pub fn fault(fault: &FaultPolicy, object: Option<&str>, told: &mut Explanation) 
     match &fault.abort {
         Some(FaultAbort::Http { status, share }) => told.add(
             "fault",
-            format!("answers {share:?} of requests with {status}"),
+            format!("answers {} of requests with {status}", percent(*share)),
             object,
         ),
         Some(FaultAbort::Grpc { status, share }) => told.add(
             "fault",
-            format!("answers {share:?} of requests with gRPC status {status}"),
+            format!(
+                "answers {} of requests with gRPC status {status}",
+                percent(*share)
+            ),
             object,
         ),
         Some(FaultAbort::Header { .. }) => told.add("fault", "aborts as a header asks", object),
         None => {}
     }
+}
+
+fn percent(share: Fraction) -> String {
+    let percent = f64::from(share.numerator) * 100.0 / f64::from(share.denominator.max(1));
+    format!("{percent} %")
 }
 
 pub fn policies(action: &route::RouteAction, object: Option<&str>, told: &mut Explanation) {

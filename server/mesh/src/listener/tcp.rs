@@ -71,7 +71,9 @@ pub fn weighted(
     let clusters: Vec<ClusterWeight> = routes
         .iter()
         .filter_map(|route| {
-            let weight = u32::try_from(route.weight).ok().filter(|weight| *weight > 0)?;
+            let weight = u32::try_from(route.weight)
+                .ok()
+                .filter(|weight| *weight > 0)?;
             Some(ClusterWeight {
                 name: crate::route::destination_cluster(&route.destination, context),
                 weight,

@@ -286,7 +286,7 @@ fn of_match(it: &route::RouteMatch) -> String {
 }
 
 fn share(it: &Option<kind::FractionalPercent>) -> String {
-    let it = it.clone().unwrap_or_default();
+    let it = (*it).unwrap_or_default();
     let of = [100.0, 10_000.0, 1_000_000.0][it.denominator as usize];
     format!("{}%", f64::from(it.numerator) * 100.0 / of)
 }
@@ -421,7 +421,7 @@ fn of_action(it: &route::RouteAction) -> String {
         let part = mirror
             .runtime_fraction
             .as_ref()
-            .and_then(|it| it.default_value.clone());
+            .and_then(|it| it.default_value);
         out += &format!(" mirror {} {}", share(&part), mirror.cluster);
     }
     for hash in &it.hash_policy {
