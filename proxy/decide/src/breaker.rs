@@ -112,6 +112,14 @@ impl Breaker {
         }
     }
 
+    /// Whether the limit is reached; one of zero is so only while something passed it, as Envoy's
+    /// gauges tell.
+    #[must_use]
+    pub fn is_open(&self, priority: Priority, resource: Resource) -> bool {
+        let current = self.current(priority, resource);
+        current > 0 && current >= self.max(priority, resource)
+    }
+
     /// Envoy's rule: the larger of `percent` of requests active and pending, and the minimum.
     fn budget(&self, priority: Priority, budget: &RetryBudget) -> u32 {
         let active = u64::from(self.current(priority, Resource::Requests))

@@ -56,7 +56,7 @@ impl RequestHead {
         }
     }
 
-    /// Every value of a header joined by commas, as Envoy matches them.
+    /// Every value of a header joined by commas.
     #[must_use]
     pub fn joined(&self, name: &str, key: Option<&HeaderName>) -> Option<Cow<'_, str>> {
         match key {
@@ -97,28 +97,36 @@ pub(crate) fn is_grpc_type(value: &[u8]) -> bool {
 /// Headers up to which looking at each is faster than hashing a name.
 const FEW_HEADERS: usize = 24;
 
-/// Every value of a header joined by commas.
-pub(crate) fn joined<'a>(headers: &'a HeaderMap, key: &HeaderName) -> Option<Cow<'a, str>> {
-    if headers.len() > FEW_HEADERS {
-        return join(headers.get_all(key).iter());
-    }
-    join(
-        headers
-            .iter()
-            .filter(|(name, _)| *name == key)
-            .map(|(_, value)| value),
-    )
+/// Every value of a header.
+pub(crate) fn values<'a>(
+    headers: &'a HeaderMap,
+    key: &HeaderName,
+) -> impl Iterator<Item = Cow<'a, str>> {
+    let few = headers.len() <= FEW_HEADERS;
+    let scanned = few.then(|| headers.iter().filter(move |(name, _)| *name == key));
+    let found = (!few).then(|| headers.get_all(key).iter());
+    scanned
+        .into_iter()
+        .flatten()
+        .map(|(_, value)| value)
+        .chain(found.into_iter().flatten())
+        .map(text)
 }
 
-fn join<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<Cow<'a, str>> {
-    let first = text(values.next()?);
+/// Every value of a header joined by commas.
+pub(crate) fn joined<'a>(headers: &'a HeaderMap, key: &HeaderName) -> Option<Cow<'a, str>> {
+    join(values(headers, key))
+}
+
+fn join<'a>(mut values: impl Iterator<Item = Cow<'a, str>>) -> Option<Cow<'a, str>> {
+    let first = values.next()?;
     let mut all = match values.next() {
         None => return Some(first),
-        Some(second) => format!("{first},{}", text(second)),
+        Some(second) => format!("{first},{second}"),
     };
     for value in values {
         all.push(',');
-        all.push_str(&text(value));
+        all.push_str(&value);
     }
     Some(Cow::Owned(all))
 }

@@ -76,25 +76,76 @@ pub enum Change {
     },
 }
 
-/// Counters, by Envoy's names.
+/// Counters.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// `ejections_enforced_total`.
-    pub enforced: AtomicU64,
-    /// `ejections_overflow`.
-    pub overflow: AtomicU64,
-    /// `ejections_detected_consecutive_5xx`.
-    pub detected_consecutive_5xx: AtomicU64,
-    /// `ejections_enforced_consecutive_5xx`.
-    pub enforced_consecutive_5xx: AtomicU64,
-    /// `ejections_detected_consecutive_gateway_failure`.
-    pub detected_gateway: AtomicU64,
-    /// `ejections_enforced_consecutive_gateway_failure`.
-    pub enforced_gateway: AtomicU64,
-    /// `ejections_detected_*` of every other kind.
-    pub detected_other: AtomicU64,
-    /// `ejections_enforced_*` of every other kind.
-    pub enforced_other: AtomicU64,
+    overflow: AtomicU64,
+    detected: [AtomicU64; REASONS.len()],
+    enforced: [AtomicU64; REASONS.len()],
+}
+
+/// Reasons with the names of their counters, detected and enforced.
+const REASONS: [(Reason, &str, &str); 7] = [
+    (
+        Reason::Consecutive5xx,
+        "ejections_detected_consecutive_5xx",
+        "ejections_enforced_consecutive_5xx",
+    ),
+    (
+        Reason::ConsecutiveGatewayFailure,
+        "ejections_detected_consecutive_gateway_failure",
+        "ejections_enforced_consecutive_gateway_failure",
+    ),
+    (
+        Reason::ConsecutiveLocalOriginFailure,
+        "ejections_detected_consecutive_local_origin_failure",
+        "ejections_enforced_consecutive_local_origin_failure",
+    ),
+    (
+        Reason::SuccessRate,
+        "ejections_detected_success_rate",
+        "ejections_enforced_success_rate",
+    ),
+    (
+        Reason::SuccessRateLocalOrigin,
+        "ejections_detected_local_origin_success_rate",
+        "ejections_enforced_local_origin_success_rate",
+    ),
+    (
+        Reason::FailurePercentage,
+        "ejections_detected_failure_percentage",
+        "ejections_enforced_failure_percentage",
+    ),
+    (
+        Reason::FailurePercentageLocalOrigin,
+        "ejections_detected_local_origin_failure_percentage",
+        "ejections_enforced_local_origin_failure_percentage",
+    ),
+];
+
+impl Counters {
+    /// Every counter by Envoy's name after `cluster.NAME.outlier_detection.`, in a fixed order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let total = self.enforced.iter().map(read).sum();
+        let by_reason = REASONS.iter().enumerate().flat_map(move |(at, reason)| {
+            [
+                (reason.1, read(&self.detected[at])),
+                (reason.2, read(&self.enforced[at])),
+            ]
+        });
+        [
+            ("ejections_enforced_total", total),
+            ("ejections_overflow", read(&self.overflow)),
+        ]
+        .into_iter()
+        .chain(by_reason)
+    }
+
+    fn add(counters: &[AtomicU64; REASONS.len()], reason: Reason) {
+        // The reasons are listed in the order of their declaration.
+        counters[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -258,7 +309,7 @@ impl Detector {
         now: Nanos,
         rng: &mut dyn RngCore,
     ) -> bool {
-        self.count_detected(reason);
+        Counters::add(&self.counters.detected, reason);
         let cap = u64::from(self.config.max_ejection_percent.min(100));
         let counted = if planted::on(planted::Bug::EjectionCapOffByOne) {
             state.ejected
@@ -278,7 +329,7 @@ impl Detector {
             return false;
         }
         state.ejected += 1;
-        self.count_enforced(reason);
+        Counters::add(&self.counters.enforced, reason);
         // Envoy counts jitter in whole milliseconds.
         let jitter_ms =
             u64::try_from(self.config.max_ejection_time_jitter.as_millis()).unwrap_or(u64::MAX - 1);
@@ -313,25 +364,6 @@ impl Detector {
                 config.enforcing_failure_percentage_local_origin
             }
         }
-    }
-
-    fn count_detected(&self, reason: Reason) {
-        let counter = match reason {
-            Reason::Consecutive5xx => &self.counters.detected_consecutive_5xx,
-            Reason::ConsecutiveGatewayFailure => &self.counters.detected_gateway,
-            _ => &self.counters.detected_other,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn count_enforced(&self, reason: Reason) {
-        self.counters.enforced.fetch_add(1, Ordering::Relaxed);
-        let counter = match reason {
-            Reason::Consecutive5xx => &self.counters.enforced_consecutive_5xx,
-            Reason::ConsecutiveGatewayFailure => &self.counters.enforced_gateway,
-            _ => &self.counters.enforced_other,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -2,6 +2,7 @@
 
 mod condition;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rand_core::RngCore;
 use crate::breaker::{Breaker, Resource, Token};
 use crate::config::{Priority, ResetHeaderFormat, RetryOn, RetryPolicy};
 use crate::head::RequestHead;
-use crate::route::{matches_header, matches_value};
+use crate::route::{matches_any, matches_header, matches_values};
 use crate::text::parse_number;
 use crate::upstream::{ClusterStats, Host};
 
@@ -240,14 +241,17 @@ impl Retries {
             return true;
         }
         if self.on.contains(RetryOn::RETRIABLE_HEADERS) {
-            let configured = self.policy.retriable_headers.iter().any(|wanted| {
-                let value = match &wanted.key {
-                    Some(key) => crate::head::joined(headers, key),
-                    None if &*wanted.name == ":status" => Some(status.to_string().into()),
-                    None => None,
-                };
-                matches_value(wanted, value.as_deref())
-            });
+            let configured = self
+                .policy
+                .retriable_headers
+                .iter()
+                .any(|wanted| match &wanted.key {
+                    Some(key) => matches_values(wanted, headers, key),
+                    None => {
+                        let own = (&*wanted.name == ":status").then(|| status.to_string());
+                        matches_any(wanted, own.into_iter().map(Cow::Owned))
+                    }
+                });
             if configured
                 || self
                     .extra_headers

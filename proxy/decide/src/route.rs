@@ -10,7 +10,7 @@ mod place;
 mod trace;
 
 pub use domains::Domains;
-pub(crate) use matching::{first_parameter, matches_value};
+pub(crate) use matching::{first_parameter, matches_any, matches_values};
 pub use matching::{matches_header, matches_query, matches_route, matches_string};
 pub(crate) use place::without_port;
 pub use place::{Lookup, Place, choose_weighted, find};

@@ -177,7 +177,7 @@ impl HeaderMatcher {
     }
 }
 
-/// What a header's value must be. Several values of one name are joined by commas first.
+/// What a header's value must be. Of several values of one name one is enough.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HeaderMatch {
     /// Present (true) or absent (false).

@@ -80,7 +80,8 @@ impl Exchange {
         if exchange.refuses_upgrade(&hcm, effects) {
             return exchange;
         }
-        if ended {
+        // What changes its protocol has no end of its own: nothing is counted from it.
+        if ended && exchange.upgrade.is_none() {
             exchange.request_ended = Some(context.now);
         }
         exchange.filters(0, context, effects);

@@ -1,6 +1,6 @@
 //! What an exchange is told of its surroundings.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use rand_core::RngCore;
@@ -55,6 +55,8 @@ pub struct Connection {
     pub server_name: Option<Arc<str>>,
     /// The filter chain's name.
     pub filter_chain: Arc<str>,
+    /// This machine's address, by which clients on it are known to others; none is the local end.
+    pub node_address: Option<IpAddr>,
     /// A number of its own.
     pub id: u64,
     /// Local rate limits that count by connection.
@@ -80,9 +82,15 @@ impl Connection {
             peer_certificate: false,
             server_name: None,
             filter_chain: Arc::from(""),
+            node_address: None,
             id: 0,
             limits: Mutex::new(Vec::new()),
         }
+    }
+
+    /// This machine's address.
+    pub(super) fn own_address(&self) -> IpAddr {
+        self.node_address.unwrap_or(self.local.ip())
     }
 }
 

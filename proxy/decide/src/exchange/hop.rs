@@ -7,7 +7,7 @@ use http::header::{CONNECTION, SERVER, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rand_core::RngCore;
 
-use super::connection::Connection;
+use super::connection::{Connection, Protocol};
 use crate::config::{ForwardClientCert, ServerHeader, StripPort};
 use crate::head::RequestHead;
 
@@ -161,6 +161,16 @@ pub(super) fn arrive(
     if !seen.forwarded_proto && !hcm.use_remote_address {
         headers.insert(FORWARDED_PROTO, scheme);
     }
+    // HTTP/1 says no scheme of its own: a trusted proxy's word counts, then the connection.
+    if connection.protocol != Protocol::Http2
+        && let Some(scheme) = headers.get(&FORWARDED_PROTO)
+    {
+        head.https = match scheme.as_bytes() {
+            b"https" => true,
+            b"http" => false,
+            _ => connection.tls,
+        };
+    }
     let internal = single
         && address.is_some_and(|address| {
             hcm.internal_addresses
@@ -288,7 +298,7 @@ fn append_forwarded_for(headers: &mut HeaderMap, connection: &Connection) {
     let remote = connection.remote.ip();
     // A client on this machine is known by this machine's address.
     let own = if remote.is_loopback() {
-        connection.local.ip()
+        connection.own_address()
     } else {
         remote
     };

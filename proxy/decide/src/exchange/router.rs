@@ -256,7 +256,7 @@ impl Exchange {
             }
             head.headers
                 .insert(INTERNAL, HeaderValue::from_static("true"));
-            if let Ok(own) = HeaderValue::from_str(&self.connection.local.ip().to_string()) {
+            if let Ok(own) = HeaderValue::from_str(&self.connection.own_address().to_string()) {
                 head.headers.append(FORWARDED_FOR, own);
             }
             let timeout = self

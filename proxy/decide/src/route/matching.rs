@@ -1,5 +1,9 @@
 //! Whether a request matches.
 
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName};
+
 use crate::config::{
     HeaderMatch, HeaderMatcher, PathMatch, QueryMatch, QueryMatcher, RouteMatch, StringMatch,
     StringMatcher,
@@ -30,33 +34,52 @@ pub fn matches_string(matcher: &StringMatcher, text: &str) -> bool {
     }
 }
 
-/// Whether the request's header is as the matcher says. An absent header matches nothing, not
-/// even turned around, unless it counts as empty.
+/// Whether the request's header is as the matcher says: of several values one is enough. An
+/// absent header matches nothing, not even turned around, unless it counts as empty.
 #[must_use]
 pub fn matches_header(matcher: &HeaderMatcher, head: &RequestHead) -> bool {
-    let value = head.joined(&matcher.name, matcher.key.as_ref());
-    matches_value(matcher, value.as_deref())
+    match &matcher.key {
+        Some(key) => matches_values(matcher, &head.headers, key),
+        None => {
+            let value = head.first(&matcher.name);
+            matches_any(matcher, value.into_iter().map(Cow::Borrowed))
+        }
+    }
 }
 
-/// The same for a value that was looked up elsewhere (a response's).
-pub(crate) fn matches_value(matcher: &HeaderMatcher, value: Option<&str>) -> bool {
-    if let HeaderMatch::Present(present) = matcher.matcher {
-        return (value.is_some() == present) != matcher.invert;
-    }
-    let value = match value {
-        Some(value) => value,
-        None if matcher.treat_missing_as_empty => "",
-        None => return false,
+/// The same for the headers of a response.
+pub(crate) fn matches_values(
+    matcher: &HeaderMatcher,
+    headers: &HeaderMap,
+    key: &HeaderName,
+) -> bool {
+    matches_any(matcher, crate::head::values(headers, key))
+}
+
+/// The same for values that were looked up elsewhere.
+pub(crate) fn matches_any<'a>(
+    matcher: &HeaderMatcher,
+    mut values: impl Iterator<Item = Cow<'a, str>>,
+) -> bool {
+    let Some(first) = values.next() else {
+        return match matcher.matcher {
+            HeaderMatch::Present(present) => present == matcher.invert,
+            _ => matcher.treat_missing_as_empty && (matches_one(matcher, "") != matcher.invert),
+        };
     };
-    let matched = match &matcher.matcher {
-        HeaderMatch::Present(_) => true,
+    let matched = matches_one(matcher, &first) || values.any(|value| matches_one(matcher, &value));
+    matched != matcher.invert
+}
+
+fn matches_one(matcher: &HeaderMatcher, value: &str) -> bool {
+    match &matcher.matcher {
+        HeaderMatch::Present(present) => *present,
         HeaderMatch::String(string) => matches_string(string, value),
         HeaderMatch::Range { start, end } => value
             .trim()
             .parse::<i64>()
             .is_ok_and(|number| (*start..*end).contains(&number)),
-    };
-    matched != matcher.invert
+    }
 }
 
 /// Whether the query's first such parameter is as the matcher says.

@@ -92,7 +92,7 @@ pub fn admit(
 #[must_use]
 pub fn attach(cluster: &ClusterState, host: &Arc<Host>, priority: Priority) -> Option<Lease> {
     let Some(request) = cluster.breaker.take(priority, Resource::Requests) else {
-        ClusterStats::inc(&cluster.stats.upstream_rq_pending_overflow);
+        ClusterStats::inc(&cluster.stats.upstream_rq_active_overflow);
         return None;
     };
     ClusterStats::inc(&cluster.stats.upstream_rq_total);

@@ -23,7 +23,8 @@ counters! {
     upstream_rq_total "Attempts that got a connection.";
     upstream_rq_completed "Requests answered, by hosts or here.";
     upstream_rq_pending_total "Requests that waited for a connection.";
-    upstream_rq_pending_overflow "Requests refused by the limit of waiting or of all requests.";
+    upstream_rq_pending_overflow "Requests refused by the limit of waiting ones.";
+    upstream_rq_active_overflow "Requests refused by the limit of requests.";
     upstream_rq_pending_failure_eject "Waiting requests failed by a connection that failed.";
     upstream_rq_cancelled "Waiting requests cancelled.";
     upstream_rq_timeout "Requests that reached their timeout.";

@@ -177,9 +177,11 @@ fn headers_match_as_envoys() {
     };
     let request = head("/", &[("x-a", "1"), ("x-a", "2"), ("x-n", "42")]);
     for (matcher, expected) in [
-        (HeaderMatcher::new("x-a", exact("1,2")), true),
-        (HeaderMatcher::new("X-A", exact("1")), false),
-        (inverted(HeaderMatcher::new("x-a", exact("1"))), true),
+        // Of several values one is enough.
+        (HeaderMatcher::new("X-A", exact("1")), true),
+        (HeaderMatcher::new("x-a", exact("2")), true),
+        (HeaderMatcher::new("x-a", exact("3")), false),
+        (inverted(HeaderMatcher::new("x-a", exact("2"))), false),
         // What is absent matches nothing, not even turned around.
         (inverted(HeaderMatcher::new("x-z", exact("1"))), false),
         (

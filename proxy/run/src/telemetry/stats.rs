@@ -252,7 +252,7 @@ pub fn write(shared: &Shared, out: &mut String) {
                 (Resource::Requests, "rq_open"),
                 (Resource::Retries, "rq_retry_open"),
             ] {
-                let open = breaker.current(priority, resource) >= breaker.max(priority, resource);
+                let open = breaker.is_open(priority, resource);
                 let _ = writeln!(out, "{prefix}.circuit_breakers.{word}.{gauge}: {}", u8::from(open));
             }
         }
@@ -279,14 +279,7 @@ pub fn write(shared: &Shared, out: &mut String) {
 fn outlier(prefix: &str, detector: &Detector, out: &mut String) {
     let counters = &detector.counters;
     let _ = writeln!(out, "{prefix}.outlier_detection.ejections_active: {}", detector.ejected());
-    for (name, counter) in [
-        ("ejections_enforced_total", &counters.enforced),
-        ("ejections_overflow", &counters.overflow),
-        ("ejections_detected_consecutive_5xx", &counters.detected_consecutive_5xx),
-        ("ejections_enforced_consecutive_5xx", &counters.enforced_consecutive_5xx),
-        ("ejections_detected_consecutive_gateway_failure", &counters.detected_gateway),
-        ("ejections_enforced_consecutive_gateway_failure", &counters.enforced_gateway),
-    ] {
-        let _ = writeln!(out, "{prefix}.outlier_detection.{name}: {}", counter.load(Ordering::Relaxed));
+    for (name, value) in counters.iter() {
+        let _ = writeln!(out, "{prefix}.outlier_detection.{name}: {value}");
     }
 }
