@@ -118,10 +118,15 @@ impl Stand {
     /// Hosts that a request was sent to, and what each was sent.
     pub fn seen(&self, number: usize) -> Value {
         let mut list = Vec::new();
-        for attempt in self.attempts(number) {
-            list.push(
-                json!({ "host": attempt.host, "request": self.without_chance(attempt.seen) }),
-            );
+        for (index, attempt) in self.attempts(number).into_iter().enumerate() {
+            let mut request = self.without_chance(attempt.seen);
+            // What is left of the time, to the millisecond.
+            if index > 0
+                && let Some(left) = request.pointer_mut("/headers/x-envoy-expected-rq-timeout-ms")
+            {
+                *left = json!("(less)");
+            }
+            list.push(json!({ "host": attempt.host, "request": request }));
         }
         list.into()
     }
@@ -131,6 +136,15 @@ impl Stand {
         if let Some(headers) = seen["headers"].as_object_mut() {
             headers.remove("x-key");
             headers.remove("x-plan");
+            if let Some(list) = headers.get_mut("x-forwarded-for") {
+                *list = json!(
+                    list.as_array()
+                        .into_iter()
+                        .flatten()
+                        .map(by_whom)
+                        .collect::<Vec<_>>()
+                );
+            }
             for name in ["x-request-id", "traceparent"] {
                 if let Some(value) = headers.get_mut(name) {
                     *value = json!("(any)");
@@ -143,17 +157,19 @@ impl Stand {
     }
 
     pub async fn exchanges(&self, requests: &[Request]) -> Result<Observation> {
-        let mut list = Vec::new();
+        let mut responses = Vec::new();
         for (number, request) in requests.iter().enumerate() {
-            let response = self.send(number, request).await?;
-            let log = self.log(number).await?;
+            responses.push(self.send(number, request).await?);
+        }
+        let mut list = Vec::new();
+        for (number, (request, response)) in requests.iter().zip(&responses).enumerate() {
             let own = self.place.listener.to_string();
             let text = response.json().to_string().replace(&own, "LISTENER");
             list.push(json!({
                 "request": format!("{} {}", request.method, request.target),
                 "response": serde_json::from_str::<Value>(&text)?,
                 "upstream": self.seen(number),
-                "log": log,
+                "log": self.log(number).await?,
             }));
         }
         Ok(Observation {
@@ -164,7 +180,7 @@ impl Stand {
 
     /// Code, flags and attempts that the access log has of a request.
     pub async fn log(&self, number: usize) -> Result<Value> {
-        let line = self.proxy.log_line(&self.place, &self.key(number)).await?;
+        let line = self.proxy.log_line(&self.key(number)).await?;
         let mut words = line.split(' ').skip(1);
         let mut word = || words.next().unwrap_or("?").to_owned();
         Ok(json!({ "code": word(), "flags": word(), "attempts": word() }))
@@ -210,6 +226,17 @@ impl Stand {
         let sent = (first..first + count).map(|number| self.send(number, request));
         futures_util::future::try_join_all(sent).await
     }
+}
+
+/// Forwarding addresses that a client named stay; those that a proxy adds depend on the machine: for a client
+/// on loopback Envoy names the machine's own address, we name the client's.
+fn by_whom(value: &Value) -> String {
+    let named = |address: &str| match address.trim() {
+        "192.0.2.7" => "192.0.2.7",
+        _ => "(added)",
+    };
+    let text = value.as_str().unwrap_or_default();
+    text.split(',').map(named).collect::<Vec<_>>().join(",")
 }
 
 /// Why what the two did is not the same; nothing where it is.

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trireme_xds::Kind;
 use trireme_xds_server::{Ads, Registry, Resource, StaticSource};
 
 use crate::client::{self, Request};
-use crate::place::{self, Place};
+use crate::place;
 use crate::shape::Resources;
 use crate::transcode;
 
@@ -25,8 +27,8 @@ const ADMIN_PORT: u16 = 7002;
 /// A proxy on a loaded machine with some hundred listeners.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
-/// A line reaches the access log within the proxies' flush interval.
-const LOG_LIMIT: Duration = Duration::from_secs(10);
+/// A line reaches the access log within the proxies' flush intervals, a second at most.
+const LOG_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where a stock Envoy is: `TRIREME_ENVOY`, or where `scripts/peers.sh` puts it.
 pub fn envoy_program() -> Result<PathBuf> {
@@ -68,10 +70,16 @@ pub fn own_program() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where a proxy writes a line for each request of every case.
+pub fn access_log(side: &str, scratch: &Path) -> PathBuf {
+    scratch.join(format!("{side}.access"))
+}
+
 /// A running proxy.
 pub struct Proxy {
     pub side: &'static str,
     admin: SocketAddr,
+    log: Mutex<Log>,
     _process: Child,
     _ads: Served,
 }
@@ -108,6 +116,7 @@ impl Proxy {
         let proxy = Proxy {
             side,
             admin,
+            log: Mutex::new(Log::new(access_log(side, scratch))),
             _process: process,
             _ads: served,
         };
@@ -153,21 +162,58 @@ impl Proxy {
             .collect())
     }
 
-    /// The access log's line of a request.
-    pub async fn log_line(&self, place: &Place, key: &str) -> Result<String> {
+    /// The access log's line of a request; `KEY no line` where none comes.
+    pub async fn log_line(&self, key: &str) -> Result<String> {
         let begin = Instant::now();
         loop {
-            let text = tokio::fs::read_to_string(&place.access_log)
-                .await
-                .unwrap_or_default();
-            if let Some(line) = text.lines().find(|line| line.starts_with(key)) {
-                return Ok(line.to_owned());
+            if let Some(line) = self.log.lock().await.line(key).await? {
+                return Ok(line);
             }
             if begin.elapsed() > LOG_LIMIT {
                 return Ok(format!("{key} no line"));
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
+    }
+}
+
+/// The access log of all cases, as far as it has been read.
+struct Log {
+    path: PathBuf,
+    read_bytes: u64,
+    /// The beginning of a line whose end is not written yet.
+    rest: String,
+    lines: BTreeMap<String, String>,
+}
+
+impl Log {
+    fn new(path: PathBuf) -> Log {
+        Log {
+            path,
+            read_bytes: 0,
+            rest: String::new(),
+            lines: BTreeMap::new(),
+        }
+    }
+
+    async fn line(&mut self, key: &str) -> Result<Option<String>> {
+        if let Some(line) = self.lines.get(key) {
+            return Ok(Some(line.clone()));
+        }
+        let Ok(mut file) = tokio::fs::File::open(&self.path).await else {
+            return Ok(None);
+        };
+        file.seek(std::io::SeekFrom::Start(self.read_bytes)).await?;
+        let mut more = Vec::new();
+        file.read_to_end(&mut more).await?;
+        self.read_bytes += more.len() as u64;
+        self.rest.push_str(&String::from_utf8_lossy(&more));
+        while let Some((line, rest)) = self.rest.split_once('\n') {
+            let key = line.split(' ').next().unwrap_or_default().to_owned();
+            self.lines.insert(key, line.to_owned());
+            self.rest = rest.to_owned();
+        }
+        Ok(self.lines.get(key).cloned())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A request's `x-plan` names for each host, or for all (`*`), what to do with the first, second, … request
 //! of the same `x-key`; the last goes on: `0=503,200;*=reset`. An action is a status, `reset`, `close`
-//! (without an answer), `half` (of a body, then close) or `hang`, and may add `+after:MS` and headers
+//! (without an answer), `half` (of a body, then close), `204-long` (with a body that it must not have) or `hang`, and may add `+after:MS` and headers
 //! (`503+retry-after:1`).
 
 use std::collections::BTreeMap;
@@ -167,11 +167,19 @@ async fn answer(stream: &mut TcpStream, head: &Head, host: usize, action: &str) 
         }
         _ => {}
     }
-    let body = format!("host {host}\n");
-    let length = body.len();
-    let mut text = format!(
-        "HTTP/1.1 {what} Scripted\r\nx-host: {host}\r\n{headers}content-length: {length}\r\n\r\n"
-    );
+    let status = what.split('-').next().unwrap_or(what);
+    let bare = matches!(what, "204" | "304");
+    let body = if bare {
+        String::new()
+    } else {
+        format!("host {host}\n")
+    };
+    let length = if bare {
+        String::new()
+    } else {
+        format!("content-length: {}\r\n", body.len())
+    };
+    let mut text = format!("HTTP/1.1 {status} Scripted\r\nx-host: {host}\r\n{headers}{length}\r\n");
     if !head.line.starts_with("HEAD ") {
         text.push_str(&body);
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use oracle::case::{self, Case, Observation, Stand};
 use oracle::differences::{self, DELIBERATE, OPEN};
 use oracle::place::Place;
-use oracle::proxy::Proxy;
+use oracle::proxy::{self, Proxy};
 use oracle::shape::Resources;
 use oracle::upstream::Upstreams;
 use tokio::sync::Semaphore;
@@ -110,7 +110,7 @@ async fn our_proxy_does_what_envoy_does() -> Result<()> {
 }
 
 fn place_of(case: &Case, number: usize, side: &'static str, scratch: &std::path::Path) -> Place {
-    let log = scratch.join(format!("{side}-{number:03}.access"));
+    let log = proxy::access_log(side, scratch);
     let name = format!("case{number:03}");
     Place::new(&name, number, case.hosts, side, log.display().to_string())
 }

@@ -50,7 +50,7 @@ fn case(name: &str, thresholds: Value, extra: Value, count: usize, priority: &'s
             }
         },
         move |stand| async move {
-            let slow = Request::get("/").plan("*=200+after:900");
+            let slow = Request::get("/").plan("*=200+after:2500");
             let mut sent = Vec::new();
             for number in 0..count {
                 let (stand, slow) = (stand.clone(), slow.clone());

@@ -16,6 +16,9 @@ const BASE_MS: f64 = 1500.0;
 /// Within 5 % of the ejection time and one sweep.
 const TOLERANCE_MS: f64 = BASE_MS * 0.05 + INTERVAL_MS + 60.0;
 
+/// Envoy's main thread decides on an ejection, and its workers are told: the next request must not overtake.
+const APART: Duration = Duration::from_millis(40);
+
 const COUNTERS: &[&str] = &[
     "outlier_detection.ejections_enforced_total",
     "outlier_detection.ejections_overflow",
@@ -27,12 +30,13 @@ const COUNTERS: &[&str] = &[
 
 fn detection(settings: Value) -> Value {
     let base = json!({
-        "interval": "0.5s", "base_ejection_time": "1.5s", "max_ejection_percent": 100,
+        "interval": "0.5s", "base_ejection_time": "30s", "max_ejection_percent": 100,
         "enforcing_consecutive_5xx": 100, "enforcing_success_rate": 0, "consecutive_5xx": 3,
     });
     json!({
         "outlier_detection": merged(base, settings),
-        "common_lb_config": { "healthy_panic_threshold": { "value": 0 } },
+        // Envoy otherwise keeps such changes from its workers for up to a second.
+        "common_lb_config": { "healthy_panic_threshold": { "value": 0 }, "update_merge_window": "0s" },
     })
 }
 
@@ -48,6 +52,7 @@ async fn hosts(
         let response = stand.send(number, &Request::get("/").plan(plan)).await?;
         let host = response.get("x-host").map(str::to_owned);
         hosts.push(host.unwrap_or_else(|| response.status.to_string()));
+        tokio::time::sleep(APART).await;
     }
     Ok(hosts)
 }

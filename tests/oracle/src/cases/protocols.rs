@@ -88,6 +88,11 @@ pub fn cases() -> Vec<Case> {
                 .map(|status| get().plan(&format!("*={status}")))
                 .to_vec(),
         ),
+        plain(
+            "a 204 with a body",
+            json!({}),
+            vec![get().plan("*=204-long")],
+        ),
         plain("an answer cut short", json!({}), vec![get().plan("*=half")]),
         plain(
             "no answer",
