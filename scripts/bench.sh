@@ -4,5 +4,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$PATH"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/trireme/target}"
-scripts/setup.sh test
-"$CARGO_TARGET_DIR/release/bench" store "$@"
+case "${1:-all}" in
+  store) shift; scripts/setup.sh test; "$CARGO_TARGET_DIR/release/bench" store "$@" ;;
+  proxy) shift; scripts/setup.sh test bench; scripts/peers.sh; "$CARGO_TARGET_DIR/release/bench" proxy "$@" ;;
+  all)
+    scripts/setup.sh test bench
+    scripts/peers.sh
+    "$CARGO_TARGET_DIR/release/bench" store
+    "$CARGO_TARGET_DIR/release/bench" proxy
+    ;;
+  *) scripts/setup.sh test; "$CARGO_TARGET_DIR/release/bench" store "$@" ;;
+esac

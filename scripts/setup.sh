@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, by apt on Debian and Ubuntu, and says what and why.
-# Usage: scripts/setup.sh [build] [run] [test]
+# Usage: scripts/setup.sh [build] [run] [test] [bench]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,6 +27,10 @@ python3-venv|the Python client of Kubernetes
 apache2-utils|passwords for that registry
 curl|a plain HTTP client
 jq|reads JSON in tests'
+bench_packages='wrk|load over HTTP/1.1 for the proxy benchmark
+nghttp2-client|load over HTTP/2 for it (h2load)
+haproxy|a peer of it
+nginx-light|another, and its upstream'
 
 # Where there is no Rust yet, rustup is fetched.
 if ! PATH="$HOME/.cargo/bin:$PATH" command -v cargo >/dev/null 2>&1; then
@@ -40,7 +44,8 @@ packages_for() {
     build) printf '%s\n' "$build_packages" ;;
     run) printf '%s\n' "$run_packages" ;;
     test) printf '%s\n' "$test_packages" ;;
-    *) fail "unknown part $1; the parts are: build run test" ;;
+    bench) printf '%s\n' "$bench_packages" ;;
+    *) fail "unknown part $1; the parts are: build run test bench" ;;
   esac
 }
 
@@ -72,7 +77,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     sudo=sudo
   fi
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -qq
-  # The registry and etcd are programs for the tests here, not services of this machine.
+  # The registry, etcd, haproxy and nginx are programs for tests and benchmarks here, not services of this machine.
   policy=
   if [ ! -e /usr/sbin/policy-rc.d ]; then
     policy=1

@@ -2,6 +2,7 @@
 //!
 //! Absolute numbers say more about the machine than about the program; what counts are the ratios.
 
+mod proxy;
 mod store;
 
 use clap::{Parser, Subcommand};
@@ -18,6 +19,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Our proxy beside Envoy, haproxy and nginx.
+    Proxy(proxy::Options),
     /// Replicated writes with fsync: three members of ours beside three of etcd.
     Store(store::Options),
     /// One of our members, started by `store`.
@@ -28,6 +31,7 @@ enum What {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let threads = match &arguments.what {
+        What::Proxy(_) => 1,
         What::Store(_) => 2,
         What::StoreMember(options) => options.threads,
     };
@@ -37,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     };
     let runtime = builder.worker_threads(threads).enable_all().build()?;
     match arguments.what {
+        What::Proxy(options) => runtime.block_on(proxy::run(options)),
         What::Store(options) => runtime.block_on(store::run(options)),
         What::StoreMember(options) => runtime.block_on(store::member::run(options)),
     }

@@ -136,14 +136,14 @@ impl Running {
             HttpProtocol::Downstream => Some(http.connection.protocol == Spoken::Http2),
             HttpProtocol::Alpn => None,
         };
-        let authority = self.exchange.head().authority().to_owned();
+        let authority = Some(self.exchange.head().authority());
         let pool = http.worker.pool(
             &wanted.cluster,
             &wanted.host,
             wanted.priority,
             protocol,
             http.downstream.peer,
-            Some(&authority),
+            authority,
         );
         match pool {
             Ok(pool) => {
@@ -331,7 +331,7 @@ fn dated(headers: &mut HeaderMap) {
 }
 
 fn local(mut running: Box<Running>, reply: Local) -> Reply {
-    let head_only = *running.exchange.head().method.as_str() == *Method::HEAD.as_str();
+    let head_only = running.exchange.head().method == Method::HEAD;
     let mut headers = reply.headers;
     dated(&mut headers);
     let body = if head_only {
@@ -384,6 +384,7 @@ fn forwarded(mut running: Box<Running>) -> Reply {
 
 /// Answers a request.
 pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
+    http.began();
     let (parts, body) = request.into_parts();
     let mut head = head_of(parts, http.downstream.tls);
     let source = http.inbound_peer(&mut head.headers);

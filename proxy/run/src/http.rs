@@ -48,6 +48,14 @@ impl HttpConnection {
         *self.deadline.borrow_mut() = Some(deadline);
     }
 
+    /// Counts a request that begins.
+    pub(crate) fn began(&self) {
+        self.stats.add(HttpStat::RequestTotal);
+        self.stats.add(HttpStat::RequestActive);
+        let http2 = self.connection.protocol == Spoken::Http2;
+        self.stats.add(if http2 { HttpStat::RequestHttp2Total } else { HttpStat::RequestHttp1Total });
+    }
+
     /// Whether requests are logged.
     pub(crate) fn logs(&self) -> bool {
         !self.connection.hcm.access_logs.is_empty()
@@ -226,12 +234,6 @@ pub async fn serve(
     }
 }
 
-fn began(stats: &HttpStats, http2: bool) {
-    stats.add(HttpStat::RequestTotal);
-    stats.add(HttpStat::RequestActive);
-    stats.add(if http2 { HttpStat::RequestHttp2Total } else { HttpStat::RequestHttp1Total });
-}
-
 async fn serve_http1(
     http: Rc<HttpConnection>,
     manager: &Arc<HttpConnectionManager>,
@@ -251,11 +253,7 @@ async fn serve_http1(
         },
     };
     let begin = Instant::now();
-    let ended = server::serve(transport, options, |request: Request<Body>| {
-        began(&http.stats, false);
-        handle(http.clone(), request)
-    })
-    .await;
+    let ended = server::serve(transport, options, |request: Request<Body>| handle(http.clone(), request)).await;
     match ended {
         Ended::Refused(error) => refused(&http, &error, begin),
         Ended::TimedOut => http.stats.add(HttpStat::ConnectionIdleTimeout),
@@ -306,7 +304,6 @@ async fn serve_http2(
     let handler = {
         let http = http.clone();
         move |request: Request<Body>| -> crate::net::Local<'static, http::Response<Body>> {
-            began(&http.stats, true);
             let (http, active) = (http.clone(), activity.stream());
             Box::pin(async move {
                 let reply = handle(http, request).await;

@@ -15,10 +15,12 @@ mod admin;
 mod attempt;
 mod body;
 mod chain;
-mod client_hello;
+#[doc(hidden)]
+pub mod client_hello;
 mod date;
 mod deadline;
-mod detect;
+#[doc(hidden)]
+pub mod detect;
 mod dns;
 mod drain;
 mod exchange;

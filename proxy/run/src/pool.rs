@@ -149,7 +149,7 @@ struct Occupies {
     pool: Weak<HostPool>,
     stats: Arc<ClusterStats>,
     opened: bool,
-    _limits: Connection,
+    limits: Option<Connection>,
 }
 
 impl Drop for Occupies {
@@ -160,7 +160,8 @@ impl Drop for Occupies {
             if self.opened {
                 pool.open.set(pool.open.get().saturating_sub(1));
             }
-            // Its limit is free now: who waits may get a connection of his own.
+            // Its limit is free from here on: who waits may get a connection of his own.
+            self.limits = None;
             pool.connect_for_waiting();
         }
     }
@@ -337,7 +338,7 @@ impl HostPool {
             pool: self.this.clone(),
             stats: self.stats.clone(),
             opened: false,
-            _limits: limits,
+            limits: Some(limits),
         };
         tokio::task::spawn_local(connect(this, occupies));
     }
@@ -380,7 +381,11 @@ impl HostPool {
                 continue;
             };
             match next.give.send(Ok((Lease::Http1(connection), place))) {
-                Ok(()) => return,
+                Ok(()) => {
+                    // As Envoy does: those that still wait may have a connection of their own by now.
+                    self.connect_for_waiting();
+                    return;
+                }
                 Err(Ok((Lease::Http1(back), _))) => connection = back,
                 Err(_) => return,
             }

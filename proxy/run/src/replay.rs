@@ -22,6 +22,8 @@ struct Recording {
     bytes: usize,
     limit: usize,
     recording: bool,
+    /// An attempt has been given the body.
+    handed: bool,
     trailers: Option<HeaderMap>,
     complete: bool,
     failed: Option<BodyError>,
@@ -62,6 +64,7 @@ impl Recorder {
             bytes: 0,
             limit,
             recording: true,
+            handed: false,
             trailers: None,
             complete,
             failed: None,
@@ -72,13 +75,22 @@ impl Recorder {
     /// The body for an attempt, from the start. Only the newest may be read once the recording was dropped.
     #[must_use]
     pub fn replay(&self) -> Replay {
+        self.0.borrow_mut().handed = true;
         Replay { recorder: self.clone(), at: 0, trailers_sent: false }
     }
 
-    /// How its arrival stands. The task is woken when it becomes complete, or too large to keep.
+    /// How its arrival stands. The task is woken when it becomes complete, or too large to keep. While no attempt
+    /// reads it, it is read here: a request that waits for a connection has come in full all the same, and its time
+    /// runs from then on.
     #[must_use]
     pub fn arrival(&self, context: &mut Context<'_>) -> Arrival {
+        let unread = Rc::strong_count(&self.0) == 1;
         let mut recording = self.0.borrow_mut();
+        while unread && recording.may_fill() {
+            if !matches!(recording.poll_more(context), Poll::Ready(Some(Ok(_)))) {
+                break;
+            }
+        }
         if !recording.complete {
             match &mut recording.watcher {
                 Some(waker) => waker.clone_from(context.waker()),
@@ -111,7 +123,15 @@ impl Recorder {
     }
 }
 
+/// Room for the next piece of a body that an earlier attempt has read: over the limit, what was read would be lost.
+const PIECE_BYTES: usize = 64 * 1024;
+
 impl Recording {
+    fn may_fill(&self) -> bool {
+        let room = !self.handed || self.bytes + PIECE_BYTES <= self.limit;
+        !self.complete && self.failed.is_none() && self.recording && room
+    }
+
     fn arrival(&self) -> Arrival {
         Arrival { bytes: self.bytes as u64, complete: self.complete, overflowed: self.bytes > self.limit }
     }
@@ -141,7 +161,12 @@ impl Recording {
                     self.bytes += data.len();
                     if self.bytes > self.limit && self.recording {
                         self.recording = false;
-                        self.pieces = Vec::new();
+                        // What nobody has read yet is still to be sent once.
+                        if self.handed {
+                            self.pieces = Vec::new();
+                        } else {
+                            self.pieces.push(data.clone());
+                        }
                         self.wake();
                     }
                     if self.recording {

@@ -97,11 +97,11 @@ async fn connect(address: SocketAddr, options: ConnectOptions) -> io::Result<Str
     if let Some(source) = options.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
         let descriptor = socket.as_fd();
         let raw = SockRef::from(&descriptor);
+        // An address that is not ours needs the capability; one that is (127.0.0.6) does not.
         let transparent =
             if source.is_ipv4() { raw.set_ip_transparent_v4(true) } else { raw.set_ip_transparent_v6(true) };
-        match transparent {
-            Ok(()) => socket.bind(source)?,
-            Err(error) => tracing::debug!(%error, %source, "cannot keep the client's address"),
+        if let Err(error) = socket.bind(source) {
+            tracing::debug!(%error, ?transparent, %source, "cannot keep the source address");
         }
     }
     let stream = socket.connect(address).await?;
