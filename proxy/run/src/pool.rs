@@ -363,9 +363,6 @@ impl HostPool {
 
     /// Gives a connection to whoever waits longest, or keeps it.
     fn put_back(&self, mut connection: Box<h1::client::Connection>) {
-        if self.retired.get() {
-            return;
-        }
         if self.max_requests.is_some_and(|most| connection.requests >= most) {
             self.stats.add(ClusterStat::ConnectionMaxRequests);
             return;
@@ -389,6 +386,10 @@ impl HostPool {
                 Err(Ok((Lease::Http1(back), _))) => connection = back,
                 Err(_) => return,
             }
+        }
+        // Who waited when the pool was retired is served still; nobody comes any more.
+        if self.retired.get() {
+            return;
         }
         // Whoever watches is woken by what the upstream does.
         let watcher = self.watcher.borrow();
