@@ -4,6 +4,7 @@
 pub(crate) mod injection;
 pub(crate) mod namespace;
 mod pod;
+mod reference;
 pub(crate) mod service;
 mod token_volume;
 
@@ -22,7 +23,7 @@ pub(crate) fn create(
     if *kind == *kinds::POD {
         return pod::admit(caller, object);
     }
-    Ok(validate::warnings(kind, object))
+    Ok(warnings(caller, kind, object))
 }
 
 /// Completes a changed object, or refuses it. Answers warnings.
@@ -47,5 +48,14 @@ pub(crate) fn update(
             return Err(Status::forbidden(kind, node, &why));
         }
     }
-    Ok(validate::warnings(kind, new))
+    Ok(warnings(caller, kind, new))
+}
+
+/// What is odd about an object by itself, and about what it refers to.
+fn warnings(caller: &Caller<'_>, kind: &Kind, object: &Value) -> Vec<String> {
+    let mut warnings = validate::warnings(kind, object);
+    if kind.is_istio() {
+        warnings.extend(reference::warnings(caller.api, kind, object));
+    }
+    warnings
 }

@@ -4,6 +4,7 @@ mod access;
 mod bad_input;
 mod cluster;
 mod lists;
+mod mesh;
 mod objects;
 mod services;
 mod transport;
