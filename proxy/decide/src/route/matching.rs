@@ -104,6 +104,10 @@ pub(crate) fn first_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str>
 pub(crate) fn matches_path(path: &PathMatch, case_sensitive: bool, head: &RequestHead) -> bool {
     let fold = !case_sensitive;
     let text = head.path.path();
+    // A CONNECT request has no path that any other match could look at.
+    if head.method == http::Method::CONNECT {
+        return matches!(path, PathMatch::Connect);
+    }
     match path {
         PathMatch::Prefix(prefix) => starts_with(text, prefix, fold),
         PathMatch::Exact(exact) => equal(text, exact, fold),
@@ -112,7 +116,7 @@ pub(crate) fn matches_path(path: &PathMatch, case_sensitive: bool, head: &Reques
             starts_with(text, prefix, fold)
                 && (text.len() == prefix.len() || text.as_bytes()[prefix.len()] == b'/')
         }
-        PathMatch::Connect => head.method == http::Method::CONNECT,
+        PathMatch::Connect => false,
     }
 }
 

@@ -165,6 +165,24 @@ fn string(pattern: StringMatch) -> HeaderMatch {
 }
 
 #[test]
+fn only_a_connect_match_takes_connect() {
+    let mut request = head("/", &[]);
+    request.method = http::Method::CONNECT;
+    let any = RouteMatch::path(PathMatch::Prefix(Arc::from("/")));
+    assert!(!matches_route(&any, &request, 0));
+    assert!(matches_route(
+        &RouteMatch::path(PathMatch::Connect),
+        &request,
+        0
+    ));
+    assert!(!matches_route(
+        &RouteMatch::path(PathMatch::Connect),
+        &head("/", &[]),
+        0
+    ));
+}
+
+#[test]
 fn headers_match_as_envoys() {
     let exact = |text: &str| string(StringMatch::Exact(Arc::from(text)));
     let inverted = |matcher: HeaderMatcher| HeaderMatcher {
