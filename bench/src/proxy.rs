@@ -31,7 +31,11 @@ pub struct Options {
     #[arg(long)]
     proxy: Option<PathBuf>,
     /// Only these systems.
-    #[arg(long, value_delimiter = ',', default_value = "trireme,envoy,haproxy,nginx")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "trireme,envoy,haproxy,nginx"
+    )]
     systems: Vec<System>,
     /// Only these protocols.
     #[arg(long, value_delimiter = ',', default_value = "http1,http2,tcp")]
@@ -58,7 +62,8 @@ fn other_cores() -> anyhow::Result<String> {
 
 fn default_envoy() -> anyhow::Result<PathBuf> {
     let home = std::env::var("HOME").context("HOME")?;
-    let peers = std::env::var("TRIREME_PEERS").unwrap_or_else(|_| format!("{home}/.cache/trireme/peers"));
+    let peers =
+        std::env::var("TRIREME_PEERS").unwrap_or_else(|_| format!("{home}/.cache/trireme/peers"));
     Ok(PathBuf::from(peers).join("envoy/bin/envoy"))
 }
 
@@ -96,7 +101,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     for peer in &peers {
         rows.push(Row {
             system: peer.system,
-            rounds: options.protocols.iter().map(|protocol| (*protocol, Vec::new())).collect(),
+            rounds: options
+                .protocols
+                .iter()
+                .map(|protocol| (*protocol, Vec::new()))
+                .collect(),
             idle_bytes: peer.process.resident_bytes()?,
             held_bytes: 0,
             added_us: Vec::new(),
@@ -114,12 +123,23 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                     continue;
                 }
                 let address = peer.address(*protocol);
-                let measured = load::measure(*protocol, address, &options_load(&options, &others), &peer.process)
-                    .with_context(|| format!("{} over {protocol}", peer.system))?;
+                let measured = load::measure(
+                    *protocol,
+                    address,
+                    &options_load(&options, &others),
+                    &peer.process,
+                )
+                .with_context(|| format!("{} over {protocol}", peer.system))?;
                 row.rounds[at].1.push(measured);
             }
         }
-        let direct = load::latency(upstream.http1, LATENCY_RATE, options.seconds, &others, directory.path())?;
+        let direct = load::latency(
+            upstream.http1,
+            LATENCY_RATE,
+            options.seconds,
+            &others,
+            directory.path(),
+        )?;
         for (row, peer) in rows.iter_mut().zip(&peers) {
             let through = load::latency(
                 peer.address(Protocol::Http1),
@@ -137,7 +157,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 fn options_load(options: &Options, cores: &str) -> load::Options {
-    load::Options { connections: options.connections, seconds: options.seconds, cores: cores.to_owned() }
+    load::Options {
+        connections: options.connections,
+        seconds: options.seconds,
+        cores: cores.to_owned(),
+    }
 }
 
 /// Pins a program to cores.

@@ -20,7 +20,8 @@ use trireme_xds::pb::google::protobuf::{Any, Duration, UInt32Value};
 pub const UPSTREAM_HTTP1: u16 = 21001;
 const UPSTREAM_HTTP2: u16 = 21002;
 /// What the upstream answers.
-pub const BODY: &str = "The quick brown fox jumps over the lazy dog; the trireme rows on when one bank is lost.\n";
+pub const BODY: &str =
+    "The quick brown fox jumps over the lazy dog; the trireme rows on when one bank is lost.\n";
 const LIMIT: u32 = 1024;
 const RULES: usize = 10;
 
@@ -74,7 +75,9 @@ http {{
 
 pub fn haproxy(ports: &Ports) -> String {
     let rules: String = (1..RULES)
-        .map(|number| format!("  http-request return status 404 if {{ path_beg /rule-{number} }}\n"))
+        .map(|number| {
+            format!("  http-request return status 404 if {{ path_beg /rule-{number} }}\n")
+        })
         .collect();
     let front = |name: &str, port: u16, proto: &str, back: &str| {
         format!(
@@ -82,7 +85,7 @@ pub fn haproxy(ports: &Ports) -> String {
         )
     };
     format!(
-        "global\n  nbthread 1\n  maxconn 20000\n
+        "global\n  nbthread 1\n  maxconn 8000\n
 defaults\n  mode http\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  option redispatch\n
 {}{}backend back1\n  http-reuse always\n  server one 127.0.0.1:{UPSTREAM_HTTP1} maxconn {LIMIT}\n
 backend back2\n  http-reuse always\n  server one 127.0.0.1:{UPSTREAM_HTTP2} proto h2 maxconn {LIMIT}\n
@@ -103,17 +106,18 @@ pub fn envoy(ports: &Ports) -> String {
         rules.push(json!({"match": {"prefix": "/"}, "route": {"cluster": cluster}}));
         rules
     };
-    let socket = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+    let socket =
+        |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let manager = |port: u16, codec: &str, cluster: &str| {
         json!({"name": cluster, "address": socket(port), "filter_chains": [{"filters": [{
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                "stat_prefix": cluster, "codec_type": codec,
-                "route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": rules(cluster)}]},
-                "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
-            }}]}]})
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": cluster, "codec_type": codec,
+            "route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": rules(cluster)}]},
+            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
+        }}]}]})
     };
     let back = |name: &str, port: u16, http2: bool| {
         let mut cluster = json!({
@@ -147,7 +151,9 @@ fn address(port: u16) -> core::Address {
     core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {
             address: "127.0.0.1".into(),
-            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(u32::from(port))),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(u32::from(
+                port,
+            ))),
             ..core::SocketAddress::default()
         })),
     }
@@ -163,10 +169,12 @@ fn rules(name: &str) -> Vec<route::Route> {
     let mut rules: Vec<route::Route> = (1..RULES)
         .map(|number| route::Route {
             r#match: matching(format!("/rule-{number}")),
-            action: Some(route::route::Action::DirectResponse(route::DirectResponseAction {
-                status: 404,
-                ..route::DirectResponseAction::default()
-            })),
+            action: Some(route::route::Action::DirectResponse(
+                route::DirectResponseAction {
+                    status: 404,
+                    ..route::DirectResponseAction::default()
+                },
+            )),
             ..route::Route::default()
         })
         .collect();
@@ -196,7 +204,11 @@ fn served(name: &str, port: u16, filter: &str, configuration: Any) -> listener::
     }
 }
 
-fn manager(port: u16, codec: http::http_connection_manager::CodecType, name: &str) -> listener::Listener {
+fn manager(
+    port: u16,
+    codec: http::http_connection_manager::CodecType,
+    name: &str,
+) -> listener::Listener {
     let manager = http::HttpConnectionManager {
         codec_type: codec.into(),
         stat_prefix: name.into(),
@@ -214,19 +226,29 @@ fn manager(port: u16, codec: http::http_connection_manager::CodecType, name: &st
         )),
         http_filters: vec![http::HttpFilter {
             name: "envoy.filters.http.router".into(),
-            config_type: Some(http::http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+            config_type: Some(http::http_filter::ConfigType::TypedConfig(pack(
+                &Router::default(),
+            ))),
             ..http::HttpFilter::default()
         }],
         ..http::HttpConnectionManager::default()
     };
-    served(name, port, "envoy.filters.network.http_connection_manager", pack(&manager))
+    served(
+        name,
+        port,
+        "envoy.filters.network.http_connection_manager",
+        pack(&manager),
+    )
 }
 
 fn back(name: &str, port: u16, http2: bool) -> cluster::Cluster {
     let limit = Some(UInt32Value { value: LIMIT });
     let mut made = cluster::Cluster {
         name: name.into(),
-        connect_timeout: Some(Duration { seconds: 5, nanos: 0 }),
+        connect_timeout: Some(Duration {
+            seconds: 5,
+            nanos: 0,
+        }),
         circuit_breakers: Some(cluster::CircuitBreakers {
             thresholds: vec![cluster::circuit_breakers::Thresholds {
                 max_connections: limit,
@@ -240,10 +262,12 @@ fn back(name: &str, port: u16, http2: bool) -> cluster::Cluster {
             cluster_name: name.into(),
             endpoints: vec![endpoint::LocalityLbEndpoints {
                 lb_endpoints: vec![endpoint::LbEndpoint {
-                    host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-                        address: Some(address(port)),
-                        ..endpoint::Endpoint::default()
-                    })),
+                    host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
+                        endpoint::Endpoint {
+                            address: Some(address(port)),
+                            ..endpoint::Endpoint::default()
+                        },
+                    )),
                     ..endpoint::LbEndpoint::default()
                 }],
                 ..endpoint::LocalityLbEndpoints::default()
@@ -256,13 +280,19 @@ fn back(name: &str, port: u16, http2: bool) -> cluster::Cluster {
         use upstreams::http_protocol_options::explicit_http_config::ProtocolConfig;
         use upstreams::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
         let options = upstreams::HttpProtocolOptions {
-            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default())),
-            })),
+            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+                ExplicitHttpConfig {
+                    protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
+                        core::Http2ProtocolOptions::default(),
+                    )),
+                },
+            )),
             ..upstreams::HttpProtocolOptions::default()
         };
-        made.typed_extension_protocol_options
-            .insert("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), pack(&options));
+        made.typed_extension_protocol_options.insert(
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(),
+            pack(&options),
+        );
     }
     made
 }
@@ -281,7 +311,12 @@ pub fn trireme(ports: &Ports) -> Vec<u8> {
             pack(&back("two", UPSTREAM_HTTP2, true)),
             pack(&manager(ports.http1, CodecType::Http1, "one")),
             pack(&manager(ports.http2, CodecType::Http2, "two")),
-            pack(&served("tcp", ports.tcp, "envoy.filters.network.tcp_proxy", pack(&bytes))),
+            pack(&served(
+                "tcp",
+                ports.tcp,
+                "envoy.filters.network.tcp_proxy",
+                pack(&bytes),
+            )),
         ],
         ..DiscoveryResponse::default()
     }

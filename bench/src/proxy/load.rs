@@ -55,7 +55,11 @@ const PATH: &str = "/last/of/ten";
 fn output(mut command: Command) -> anyhow::Result<String> {
     let done = command.output().with_context(|| format!("{command:?}"))?;
     if !done.status.success() {
-        bail!("{command:?}: {}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
+        bail!(
+            "{command:?}: {}\n{}",
+            done.status,
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
@@ -98,20 +102,44 @@ fn microseconds(text: &str) -> Option<f64> {
 fn wrk(address: SocketAddr, options: &Options) -> anyhow::Result<(f64, f64, f64, f64)> {
     let mut command = pinned(&options.cores, Path::new("wrk"));
     command.args(["-t1", "--latency"]);
-    command.arg(format!("-c{}", options.connections)).arg(format!("-d{}s", options.seconds));
+    command
+        .arg(format!("-c{}", options.connections))
+        .arg(format!("-d{}s", options.seconds));
     command.arg(format!("http://{address}{PATH}"));
     let text = output(command)?;
     if text.contains("Non-2xx") {
         bail!("wrk: {text}");
     }
     let after = |word: &str| {
-        text.lines().find_map(|line| line.trim().strip_prefix(word)).map(str::trim).and_then(microseconds)
+        text.lines()
+            .find_map(|line| line.trim().strip_prefix(word))
+            .map(str::trim)
+            .and_then(microseconds)
     };
-    let line = text.lines().find(|line| line.contains("requests in")).context("wrk counts no requests")?;
-    let requests: f64 = line.split_whitespace().next().context("wrk counts no requests")?.parse()?;
-    let seconds = line.split("requests in").nth(1).and_then(|rest| rest.split(',').next());
-    let seconds = seconds.map(str::trim).and_then(microseconds).context("wrk tells no time")? / 1e6;
-    Ok((requests, seconds, after("50%").context("no p50")?, after("99%").context("no p99")?))
+    let line = text
+        .lines()
+        .find(|line| line.contains("requests in"))
+        .context("wrk counts no requests")?;
+    let requests: f64 = line
+        .split_whitespace()
+        .next()
+        .context("wrk counts no requests")?
+        .parse()?;
+    let seconds = line
+        .split("requests in")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next());
+    let seconds = seconds
+        .map(str::trim)
+        .and_then(microseconds)
+        .context("wrk tells no time")?
+        / 1e6;
+    Ok((
+        requests,
+        seconds,
+        after("50%").context("no p50")?,
+        after("99%").context("no p99")?,
+    ))
 }
 
 /// Latencies from h2load's log: start, status, microseconds.
@@ -130,16 +158,28 @@ fn logged(file: &Path) -> anyhow::Result<Vec<f64>> {
 }
 
 fn percentile(sorted: &[f64], share: f64) -> f64 {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
     let at = (sorted.len() as f64 * share) as usize;
-    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    sorted
+        .get(at.min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 fn h2load(address: SocketAddr, options: &Options) -> anyhow::Result<(f64, f64, f64, f64)> {
     let log = tempfile::NamedTempFile::new()?;
     let mut command = pinned(&options.cores, Path::new("h2load"));
-    command.arg("-t1").arg(format!("-c{HTTP2_CONNECTIONS}")).arg(format!("-m{STREAMS}"));
-    command.arg(format!("-D{}", options.seconds)).arg(format!("--log-file={}", log.path().display()));
+    command
+        .arg("-t1")
+        .arg(format!("-c{HTTP2_CONNECTIONS}"))
+        .arg(format!("-m{STREAMS}"));
+    command
+        .arg(format!("-D{}", options.seconds))
+        .arg(format!("--log-file={}", log.path().display()));
     command.arg(format!("http://{address}{PATH}"));
     output(command)?;
     let all = logged(log.path())?;
@@ -147,7 +187,12 @@ fn h2load(address: SocketAddr, options: &Options) -> anyhow::Result<(f64, f64, f
         bail!("h2load got no answers from {address}");
     }
     #[allow(clippy::cast_precision_loss)]
-    Ok((all.len() as f64, options.seconds as f64, percentile(&all, 0.5), percentile(&all, 0.99)))
+    Ok((
+        all.len() as f64,
+        options.seconds as f64,
+        percentile(&all, 0.5),
+        percentile(&all, 0.99),
+    ))
 }
 
 /// The median latency at a steady rate, microseconds.
@@ -164,8 +209,13 @@ pub fn latency(
     const CONNECTIONS: usize = 10;
     let log = directory.join("latency.log");
     let mut command = pinned(cores, Path::new("h2load"));
-    command.args(["--h1", "-t1"]).arg(format!("-c{CONNECTIONS}")).arg(format!("-D{seconds}"));
-    command.arg(format!("--rps={}", rate / CONNECTIONS)).arg(format!("--log-file={}", log.display()));
+    command
+        .args(["--h1", "-t1"])
+        .arg(format!("-c{CONNECTIONS}"))
+        .arg(format!("-D{seconds}"));
+    command
+        .arg(format!("--rps={}", rate / CONNECTIONS))
+        .arg(format!("--log-file={}", log.display()));
     command.arg(format!("http://{address}{PATH}"));
     output(command)?;
     let all = logged(&log)?;
@@ -184,7 +234,9 @@ pub async fn hold(address: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpSt
     let mut held = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(format!("GET {PATH} HTTP/1.1\r\nhost: bench\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(format!("GET {PATH} HTTP/1.1\r\nhost: bench\r\n\r\n").as_bytes())
+            .await?;
         let mut answer = vec![0; 4096];
         let mut seen = 0;
         loop {

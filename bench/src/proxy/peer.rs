@@ -47,7 +47,10 @@ impl Process {
     fn start(mut command: Command, name: &str) -> anyhow::Result<Process> {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().with_context(|| format!("{command:?}"))?;
-        Ok(Process { child, name: name.to_owned() })
+        Ok(Process {
+            child,
+            name: name.to_owned(),
+        })
     }
 
     pub fn id(&self) -> u32 {
@@ -66,7 +69,10 @@ impl Process {
         let mut family = vec![self.id()];
         let children = format!("/proc/{0}/task/{0}/children", self.id());
         if let Ok(text) = std::fs::read_to_string(children) {
-            family.extend(text.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+            family.extend(
+                text.split_whitespace()
+                    .filter_map(|id| id.parse::<u32>().ok()),
+            );
         }
         family
     }
@@ -77,7 +83,10 @@ impl Process {
         for id in self.family() {
             for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
                 let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-                let first = text.split_whitespace().next().context("schedstat is empty")?;
+                let first = text
+                    .split_whitespace()
+                    .next()
+                    .context("schedstat is empty")?;
                 sum += first.parse::<u64>()?;
             }
         }
@@ -88,7 +97,10 @@ impl Process {
         let mut sum = 0;
         for id in self.family() {
             let text = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-            let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))
+                .context("no VmRSS")?;
             let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
             sum += kib * 1024;
         }
@@ -100,7 +112,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         for id in self.family().into_iter().rev() {
             // It may have ended by itself.
-            let _ = Command::new("kill").arg("-9").arg(id.to_string()).stderr(Stdio::null()).status();
+            let _ = Command::new("kill")
+                .arg("-9")
+                .arg(id.to_string())
+                .stderr(Stdio::null())
+                .status();
         }
         let _ = self.child.wait();
     }
@@ -121,7 +137,12 @@ fn ports(system: System) -> Ports {
             System::Haproxy => 30,
             System::Nginx => 40,
         };
-    Ports { http1: base, http2: base + 1, tcp: base + 2, admin: base + 3 }
+    Ports {
+        http1: base,
+        http2: base + 1,
+        tcp: base + 2,
+        admin: base + 3,
+    }
 }
 
 /// # Errors
@@ -130,11 +151,18 @@ pub fn upstream(directory: &Path, cores: &str) -> anyhow::Result<Upstream> {
     let file = directory.join("upstream.conf");
     std::fs::write(&file, configuration::upstream(directory))?;
     let mut command = pinned(cores, Path::new("nginx"));
-    command.arg("-c").arg(&file).arg("-e").arg(directory.join("upstream.log"));
+    command
+        .arg("-c")
+        .arg(&file)
+        .arg("-e")
+        .arg(directory.join("upstream.log"));
     let mut process = Process::start(command, "the upstream (nginx)")?;
     let http1 = SocketAddr::from(([127, 0, 0, 1], configuration::UPSTREAM_HTTP1));
     wait_for(http1, &mut process)?;
-    Ok(Upstream { http1, _process: process })
+    Ok(Upstream {
+        http1,
+        _process: process,
+    })
 }
 
 pub struct Peer {
@@ -158,7 +186,13 @@ impl Peer {
             System::Trireme => {
                 std::fs::write(&file, configuration::trireme(&ports))?;
                 let mut command = pinned(&core, proxy);
-                command.arg("static").arg(&file).args(["--status", "none", "--metrics", "none", "--admin"]);
+                command.arg("static").arg(&file).args([
+                    "--status",
+                    "none",
+                    "--metrics",
+                    "none",
+                    "--admin",
+                ]);
                 command.arg(format!("127.0.0.1:{}", ports.admin));
                 command
             }
@@ -179,13 +213,24 @@ impl Peer {
             System::Nginx => {
                 std::fs::write(&file, configuration::nginx(&ports, directory))?;
                 let mut command = pinned(&core, Path::new("nginx"));
-                command.arg("-c").arg(&file).arg("-e").arg(directory.join("nginx.log"));
+                command
+                    .arg("-c")
+                    .arg(&file)
+                    .arg("-e")
+                    .arg(directory.join("nginx.log"));
                 command
             }
         };
         let mut process = Process::start(command, &system.to_string())?;
-        wait_for(SocketAddr::from(([127, 0, 0, 1], ports.http1)), &mut process)?;
-        Ok(Peer { system, process, ports })
+        wait_for(
+            SocketAddr::from(([127, 0, 0, 1], ports.http1)),
+            &mut process,
+        )?;
+        Ok(Peer {
+            system,
+            process,
+            ports,
+        })
     }
 
     pub fn address(&self, protocol: Protocol) -> SocketAddr {

@@ -22,9 +22,16 @@ fn of(measured: &[Measured], value: fn(&Measured) -> f64) -> f64 {
 }
 
 /// The median of what was measured in one round over what Envoy had in the same.
-fn ratio(ours: &[Measured], envoys: Option<&[Measured]>, value: fn(&Measured) -> f64) -> Option<f64> {
-    let ratios: Vec<f64> =
-        ours.iter().zip(envoys?).map(|(ours, envoys)| value(ours) / value(envoys)).collect();
+fn ratio(
+    ours: &[Measured],
+    envoys: Option<&[Measured]>,
+    value: fn(&Measured) -> f64,
+) -> Option<f64> {
+    let ratios: Vec<f64> = ours
+        .iter()
+        .zip(envoys?)
+        .map(|(ours, envoys)| value(ours) / value(envoys))
+        .collect();
     (!ratios.is_empty()).then(|| median(ratios))
 }
 
@@ -39,7 +46,9 @@ pub fn print(rows: &[Row], as_json: bool) {
         println!("{:#}", values(rows, envoy));
         return;
     }
-    println!("protocol   system      req/s   p50 us   p99 us  CPU us/req  CPU to Envoy's  p99 to Envoy's");
+    println!(
+        "protocol   system      req/s   p50 us   p99 us  CPU us/req  CPU to Envoy's  p99 to Envoy's"
+    );
     let protocols = rows.first().map_or(0, |row| row.rounds.len());
     for at in 0..protocols {
         for row in rows {
@@ -48,7 +57,9 @@ pub fn print(rows: &[Row], as_json: bool) {
                 continue;
             }
             let envoys = envoy.map(|envoy| envoy.rounds[at].1.as_slice());
-            let show = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let show = |ratio: Option<f64>| {
+                ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+            };
             println!(
                 "{:<10} {:<8} {:>8.0} {:>8.0} {:>8.0} {:>11.1} {:>15} {:>15}",
                 protocol.to_string(),

@@ -48,7 +48,12 @@ pub struct Control {
 ///
 /// # Errors
 /// When it cannot listen.
-pub async fn listen(net: &Rc<dyn Net>, address: SocketAddr, scope: Scope, control: &Control) -> std::io::Result<()> {
+pub async fn listen(
+    net: &Rc<dyn Net>,
+    address: SocketAddr,
+    scope: Scope,
+    control: &Control,
+) -> std::io::Result<()> {
     let listener = net.listen(address, ListenOptions::default()).await?;
     let control = control.clone();
     tokio::task::spawn_local(async move { accept(listener, scope, control).await });
@@ -88,8 +93,13 @@ async fn accept(listener: Box<dyn Listener>, scope: Scope, control: Control) {
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Reply {
     let mut response = Response::new(Body::text(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert("cache-control", HeaderValue::from_static("no-cache, max-age=0"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(
+        "cache-control",
+        HeaderValue::from_static("no-cache, max-age=0"),
+    );
     Reply::from(response)
 }
 
@@ -111,20 +121,32 @@ pub fn answer(request: &Request<Body>, scope: Scope, control: &Control) -> Reply
                 plain(StatusCode::SERVICE_UNAVAILABLE, "PRE_INITIALIZING\n")
             }
         }
-        (_, "/stats/prometheus") => {
-            text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(shared))
-        }
-        (Scope::Everything, "/stats") if query.split('&').any(|part| part == "format=prometheus") => {
-            text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(shared))
+        (_, "/stats/prometheus") => text(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            metrics(shared),
+        ),
+        (Scope::Everything, "/stats")
+            if query.split('&').any(|part| part == "format=prometheus") =>
+        {
+            text(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                metrics(shared),
+            )
         }
         (Scope::Everything, "/stats") => plain(StatusCode::OK, statistics(shared, query)),
         (Scope::Everything, "/clusters") => plain(StatusCode::OK, clusters(shared)),
-        (Scope::Everything, "/config_dump") => {
-            text(StatusCode::OK, "application/json", format!("{:#}\n", dump(shared)))
-        }
-        (Scope::Everything, "/server_info") => {
-            text(StatusCode::OK, "application/json", format!("{:#}\n", info(shared)))
-        }
+        (Scope::Everything, "/config_dump") => text(
+            StatusCode::OK,
+            "application/json",
+            format!("{:#}\n", dump(shared)),
+        ),
+        (Scope::Everything, "/server_info") => text(
+            StatusCode::OK,
+            "application/json",
+            format!("{:#}\n", info(shared)),
+        ),
         (Scope::Everything, "/drain_listeners" | "/drain") if request.method() == Method::POST => {
             shared.drain();
             control.drain.ask();
@@ -134,14 +156,18 @@ pub fn answer(request: &Request<Body>, scope: Scope, control: &Control) -> Reply
             control.quit.cancel();
             plain(StatusCode::OK, "OK\n")
         }
-        (Scope::Everything, "/drain" | "/drain_listeners" | "/quitquitquit") => {
-            plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed: POST it\n")
-        }
+        (Scope::Everything, "/drain" | "/drain_listeners" | "/quitquitquit") => plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "Method Not Allowed: POST it\n",
+        ),
         (Scope::Everything, "/") => plain(
             StatusCode::OK,
             "/clusters\n/config_dump\n/drain (POST)\n/quitquitquit (POST)\n/ready\n/server_info\n/stats\n/stats/prometheus\n",
         ),
-        _ => plain(StatusCode::NOT_FOUND, "invalid path. admin commands are at /\n"),
+        _ => plain(
+            StatusCode::NOT_FOUND,
+            "invalid path. admin commands are at /\n",
+        ),
     }
 }
 
@@ -155,7 +181,9 @@ fn metrics(shared: &Shared) -> String {
 fn statistics(shared: &Shared, query: &str) -> String {
     let mut out = String::new();
     crate::telemetry::stats::write(shared, &mut out);
-    let filter = query.split('&').find_map(|part| part.strip_prefix("filter="));
+    let filter = query
+        .split('&')
+        .find_map(|part| part.strip_prefix("filter="));
     let used = query.split('&').any(|part| part == "usedonly");
     let mut lines: Vec<&str> = out
         .lines()
@@ -186,10 +214,26 @@ fn clusters(shared: &Shared) -> String {
             };
             let _ = writeln!(out, "{prefix}::cx_active::{}", host.connections());
             let _ = writeln!(out, "{prefix}::rq_active::{}", host.active());
-            let _ = writeln!(out, "{prefix}::rq_total::{}", host.totals.requests.load(Relaxed));
-            let _ = writeln!(out, "{prefix}::rq_success::{}", host.totals.successes.load(Relaxed));
-            let _ = writeln!(out, "{prefix}::rq_error::{}", host.totals.errors.load(Relaxed));
-            let _ = writeln!(out, "{prefix}::rq_timeout::{}", host.totals.timeouts.load(Relaxed));
+            let _ = writeln!(
+                out,
+                "{prefix}::rq_total::{}",
+                host.totals.requests.load(Relaxed)
+            );
+            let _ = writeln!(
+                out,
+                "{prefix}::rq_success::{}",
+                host.totals.successes.load(Relaxed)
+            );
+            let _ = writeln!(
+                out,
+                "{prefix}::rq_error::{}",
+                host.totals.errors.load(Relaxed)
+            );
+            let _ = writeln!(
+                out,
+                "{prefix}::rq_timeout::{}",
+                host.totals.timeouts.load(Relaxed)
+            );
             let _ = writeln!(out, "{prefix}::health_flags::{health}");
             let _ = writeln!(out, "{prefix}::weight::{}", host.weight());
             let _ = writeln!(out, "{prefix}::priority::{}", host.priority);
@@ -203,7 +247,13 @@ fn clusters(shared: &Shared) -> String {
 fn dump(shared: &Shared) -> Value {
     let snapshot = shared.snapshot();
     let control_plane = shared.control_plane();
-    let version = |service: &str| control_plane.versions.get(service).cloned().unwrap_or_default();
+    let version = |service: &str| {
+        control_plane
+            .versions
+            .get(service)
+            .cloned()
+            .unwrap_or_default()
+    };
     let origin = |origin: &Option<trireme_proxy_decide::config::Origin>| {
         origin.as_ref().map(|origin| origin.path().to_owned())
     };

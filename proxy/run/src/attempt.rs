@@ -95,14 +95,29 @@ impl Attempt {
             Some(Err(error)) => (Stage::Over, Some(Progress::Failed(pool_failure(error)))),
             None => {
                 let (pool, cluster) = (pool.clone(), cluster.clone());
-                (Stage::Acquiring(Box::pin(async move { pool.acquire(&cluster).await })), None)
+                (
+                    Stage::Acquiring(Box::pin(async move { pool.acquire(&cluster).await })),
+                    None,
+                )
             }
         };
-        (Self { pool, cluster, stage }, progress)
+        (
+            Self {
+                pool,
+                cluster,
+                stage,
+            },
+            progress,
+        )
     }
 
     /// Sends the request on the connection that was attached.
-    pub fn send(&mut self, head: &RequestHead, extra: Option<(&HeaderName, &HeaderValue)>, body: Body) {
+    pub fn send(
+        &mut self,
+        head: &RequestHead,
+        extra: Option<(&HeaderName, &HeaderValue)>,
+        body: Body,
+    ) {
         let stage = std::mem::replace(&mut self.stage, Stage::Over);
         self.stage = match stage {
             Stage::Attached(Lease::Http1(connection)) => {
@@ -113,7 +128,8 @@ impl Attempt {
                 let lease = Lease::Http2(sender, slot);
                 match request(head, extra, body, self.pool.dialer.tls.is_some()) {
                     Ok(request) => {
-                        let sending = over_http2(self.pool.clone(), self.cluster.clone(), lease, request);
+                        let sending =
+                            over_http2(self.pool.clone(), self.cluster.clone(), lease, request);
                         Stage::Http2(Box::pin(sending))
                     }
                     Err(failure) => Stage::Http2(Box::pin(std::future::ready(Err(failure)))),
@@ -149,12 +165,14 @@ impl Attempt {
                             upgrade: received.upgrade,
                             holds: None,
                         })),
-                        Err(SendError::Closed(_)) => {
-                            Progress::Failed(Failure::Broken(Broken::ConnectionTermination, String::new()))
-                        }
-                        Err(SendError::Protocol(error)) => {
-                            Progress::Failed(Failure::Broken(Broken::ProtocolError, error.to_string()))
-                        }
+                        Err(SendError::Closed(_)) => Progress::Failed(Failure::Broken(
+                            Broken::ConnectionTermination,
+                            String::new(),
+                        )),
+                        Err(SendError::Protocol(error)) => Progress::Failed(Failure::Broken(
+                            Broken::ProtocolError,
+                            error.to_string(),
+                        )),
                         Err(SendError::Request(_)) => Progress::Failed(Failure::Client),
                     })
                 }
@@ -185,7 +203,11 @@ fn request(
     let authority = Authority::try_from(head.authority.as_bytes())
         .map_err(|error| malformed(format!("authority: {error}")))?;
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if tls || head.https { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.scheme = Some(if tls || head.https {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    });
     parts.authority = Some(authority);
     parts.path_and_query = Some(head.path.clone());
     let uri = Uri::from_parts(parts).map_err(|error| malformed(error.to_string()))?;
@@ -194,7 +216,13 @@ fn request(
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
     let mut headers = head.headers.clone();
-    for name in [&CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &KEEP_ALIVE, &PROXY_CONNECTION] {
+    for name in [
+        &CONNECTION,
+        &TRANSFER_ENCODING,
+        &UPGRADE,
+        &KEEP_ALIVE,
+        &PROXY_CONNECTION,
+    ] {
         headers.remove(name);
     }
     if let Some((name, value)) = extra {
@@ -206,7 +234,9 @@ fn request(
 
 /// What HTTP/2's error means for an attempt.
 fn broken(error: &hyper::Error) -> Failure {
-    let reason = error.source().and_then(|source| source.downcast_ref::<::h2::Error>());
+    let reason = error
+        .source()
+        .and_then(|source| source.downcast_ref::<::h2::Error>());
     let Some(reason) = reason else {
         return Failure::Broken(Broken::ConnectionTermination, String::new());
     };
@@ -231,7 +261,10 @@ async fn over_http2(
     let mut moves = 0;
     loop {
         let Lease::Http2(mut sender, slot) = lease else {
-            return Err(Failure::Broken(Broken::ProtocolError, "the upstream changed its protocol".into()));
+            return Err(Failure::Broken(
+                Broken::ProtocolError,
+                "the upstream changed its protocol".into(),
+            ));
         };
         match sender.try_send_request(request).await {
             Ok(response) => {
@@ -240,7 +273,11 @@ async fn over_http2(
                 return Ok(Received {
                     status: parts.status,
                     headers: parts.headers,
-                    body: if ended { Body::Empty } else { Body::Stream(body) },
+                    body: if ended {
+                        Body::Empty
+                    } else {
+                        Body::Stream(body)
+                    },
                     upgrade: None,
                     holds: Some(Box::new(slot)),
                 });

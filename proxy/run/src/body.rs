@@ -33,7 +33,11 @@ impl Body {
     /// One piece of text.
     pub fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
-        if text.is_empty() { Self::Empty } else { Self::Full(text) }
+        if text.is_empty() {
+            Self::Empty
+        } else {
+            Self::Full(text)
+        }
     }
 }
 
@@ -56,11 +60,15 @@ impl http_body::Body for Body {
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Self::Request(body) => body.poll_data(context).map(|data| data.map(|data| data.map(Frame::data))),
-            Self::Response(body) => body.poll_data(context).map(|data| data.map(|data| data.map(Frame::data))),
-            Self::Stream(body) => {
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(|error| reset(&error))))
-            }
+            Self::Request(body) => body
+                .poll_data(context)
+                .map(|data| data.map(|data| data.map(Frame::data))),
+            Self::Response(body) => body
+                .poll_data(context)
+                .map(|data| data.map(|data| data.map(Frame::data))),
+            Self::Stream(body) => Pin::new(body)
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| frame.map_err(|error| reset(&error)))),
             Self::Replay(body) => Pin::new(body).poll_frame(context),
             Self::Boxed(body) => body.as_mut().poll_frame(context),
         }
@@ -82,8 +90,12 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(data) => SizeHint::with_exact(data.len() as u64),
-            Self::Request(body) => body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
-            Self::Response(body) => body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Request(body) => body
+                .remaining()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Response(body) => body
+                .remaining()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
             Self::Stream(body) => body.size_hint(),
             Self::Replay(body) => body.size_hint(),
             Self::Boxed(body) => body.size_hint(),

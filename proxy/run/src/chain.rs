@@ -21,13 +21,16 @@ pub struct Connection<'a> {
 }
 
 /// Keeps the chains with the highest rank; those without are out.
-fn narrow<'a, R: Ord + Copy>(
-    chains: Vec<&'a FilterChain>,
+fn narrow<R: Ord + Copy>(
+    chains: Vec<&FilterChain>,
     rank: impl Fn(&FilterChain) -> Option<R>,
-) -> Vec<&'a FilterChain> {
+) -> Vec<&FilterChain> {
     let best = chains.iter().filter_map(|chain| rank(chain)).max();
     match best {
-        Some(best) => chains.into_iter().filter(|chain| rank(chain) == Some(best)).collect(),
+        Some(best) => chains
+            .into_iter()
+            .filter(|chain| rank(chain) == Some(best))
+            .collect(),
         None => Vec::new(),
     }
 }
@@ -37,7 +40,11 @@ fn prefix(ranges: &[Cidr], address: std::net::IpAddr) -> Option<i32> {
     if ranges.is_empty() {
         return Some(-1);
     }
-    ranges.iter().filter(|range| range.contains(address)).map(|range| i32::from(range.bits)).max()
+    ranges
+        .iter()
+        .filter(|range| range.contains(address))
+        .map(|range| i32::from(range.bits))
+        .max()
 }
 
 /// The exact name first, then the longest suffix, any last.
@@ -50,7 +57,9 @@ fn name(patterns: &[std::sync::Arc<str>], name: Option<&str>) -> Option<usize> {
         .iter()
         .filter_map(|pattern| match pattern.strip_prefix('*') {
             Some("") => Some(1),
-            Some(suffix) => (name.len() > suffix.len() && name.ends_with(suffix)).then_some(suffix.len() + 1),
+            Some(suffix) => {
+                (name.len() > suffix.len() && name.ends_with(suffix)).then_some(suffix.len() + 1)
+            }
             None => (**pattern == *name).then_some(usize::MAX),
         })
         .max()
@@ -64,8 +73,12 @@ pub fn choose<'a>(listener: &'a Listener, connection: &Connection<'_>) -> Option
         None => Some(0),
         Some(port) => (port == connection.destination.port()).then_some(1),
     });
-    let found = narrow(found, |chain| prefix(&chain.matches.prefix_ranges, connection.destination.ip()));
-    let found = narrow(found, |chain| name(&chain.matches.server_names, connection.server_name));
+    let found = narrow(found, |chain| {
+        prefix(&chain.matches.prefix_ranges, connection.destination.ip())
+    });
+    let found = narrow(found, |chain| {
+        name(&chain.matches.server_names, connection.server_name)
+    });
     let transport = if connection.tls { "tls" } else { "raw_buffer" };
     let found = narrow(found, |chain| match &*chain.matches.transport_protocol {
         "" => Some(0),
@@ -84,17 +97,28 @@ pub fn choose<'a>(listener: &'a Listener, connection: &Connection<'_>) -> Option
             .map(|at| connection.protocols.len() - at)
     });
     let source = connection.source.ip();
-    let found = narrow(found, |chain| prefix(&chain.matches.direct_source_prefix_ranges, source));
+    let found = narrow(found, |chain| {
+        prefix(&chain.matches.direct_source_prefix_ranges, source)
+    });
     let local = source.is_loopback() || source == connection.destination.ip();
     let found = narrow(found, |chain| match chain.matches.source_type {
         SourceType::Any => Some(0),
         SourceType::SameIpOrLoopback => local.then_some(1),
         SourceType::External => (!local).then_some(1),
     });
-    let found = narrow(found, |chain| prefix(&chain.matches.source_prefix_ranges, source));
+    let found = narrow(found, |chain| {
+        prefix(&chain.matches.source_prefix_ranges, source)
+    });
     let found = narrow(found, |chain| {
         let ports = &chain.matches.source_ports;
-        if ports.is_empty() { Some(0) } else { ports.contains(&connection.source.port()).then_some(1) }
+        if ports.is_empty() {
+            Some(0)
+        } else {
+            ports.contains(&connection.source.port()).then_some(1)
+        }
     });
-    found.first().copied().or(listener.default_filter_chain.as_ref())
+    found
+        .first()
+        .copied()
+        .or(listener.default_filter_chain.as_ref())
 }

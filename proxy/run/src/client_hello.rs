@@ -94,7 +94,11 @@ pub fn peek(bytes: &[u8]) -> Peeked {
         }
         records.0 = &body[there..];
     }
-    if bytes.len() >= MAX_BYTES { Peeked::NotTls } else { Peeked::Incomplete }
+    if bytes.len() >= MAX_BYTES {
+        Peeked::NotTls
+    } else {
+        Peeked::Incomplete
+    }
 }
 
 /// The answer, once the handshake message is whole or known to be another.
@@ -104,7 +108,8 @@ fn complete(message: &[u8]) -> Option<Peeked> {
         return Some(Peeked::NotTls);
     }
     let length = reader.take(3)?;
-    let length = usize::from(length[0]) << 16 | usize::from(length[1]) << 8 | usize::from(length[2]);
+    let length =
+        usize::from(length[0]) << 16 | usize::from(length[1]) << 8 | usize::from(length[2]);
     if length > MAX_BYTES {
         return Some(Peeked::NotTls);
     }
@@ -173,9 +178,13 @@ mod tests {
             .expect("versions")
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         let name = rustls::pki_types::ServerName::try_from(name.to_owned()).expect("name");
-        let mut connection = rustls::ClientConnection::new(Arc::new(config), name).expect("connection");
+        let mut connection =
+            rustls::ClientConnection::new(Arc::new(config), name).expect("connection");
         let mut bytes = Vec::new();
         connection.write_tls(&mut bytes).expect("hello");
         bytes
@@ -199,10 +208,18 @@ mod tests {
         let bytes = real("shop.example.com", &[]);
         let mut split = Vec::new();
         for piece in bytes[RECORD_HEADER..].chunks(7) {
-            split.extend_from_slice(&[HANDSHAKE, 3, 1, 0, u8::try_from(piece.len()).expect("short")]);
+            split.extend_from_slice(&[
+                HANDSHAKE,
+                3,
+                1,
+                0,
+                u8::try_from(piece.len()).expect("short"),
+            ]);
             split.extend_from_slice(piece);
         }
-        assert!(matches!(peek(&split), Peeked::Hello(hello) if hello.server_name.as_deref() == Some("shop.example.com")));
+        assert!(
+            matches!(peek(&split), Peeked::Hello(hello) if hello.server_name.as_deref() == Some("shop.example.com"))
+        );
     }
 
     #[test]

@@ -30,7 +30,10 @@ pub fn now() -> HeaderValue {
         }
         let text = httpdate::fmt_http_date(SystemTime::now());
         let value = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
-        *cached = Some(Cached { made: now, value: value.clone() });
+        *cached = Some(Cached {
+            made: now,
+            value: value.clone(),
+        });
         value
     })
 }

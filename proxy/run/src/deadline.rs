@@ -27,7 +27,9 @@ impl Deadline {
 
     /// Ready when it is reached. The timer is only touched when it is not there, fires, or would fire too late.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(at) = self.at else { return Poll::Pending };
+        let Some(at) = self.at else {
+            return Poll::Pending;
+        };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
         loop {
             if sleep.deadline() > at {

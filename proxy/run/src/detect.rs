@@ -38,7 +38,11 @@ fn request_line(line: &[u8]) -> Detected {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // A method, a target, a version: RFC 9112 §3. Inline commands of other protocols (`GET key`) have no version.
     let versioned = line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
-    if versioned && line.len() > " HTTP/1.1".len() + 2 { Detected::Http1 } else { Detected::Other }
+    if versioned && line.len() > " HTTP/1.1".len() + 2 {
+        Detected::Http1
+    } else {
+        Detected::Other
+    }
 }
 
 /// Whether the client speaks HTTP in the clear.
@@ -46,9 +50,16 @@ fn request_line(line: &[u8]) -> Detected {
 pub fn http(bytes: &[u8]) -> Detected {
     let preface = bytes.len().min(PREFACE.len());
     if bytes[..preface] == PREFACE[..preface] {
-        return if preface == PREFACE.len() { Detected::Http2 } else { Detected::Undecided };
+        return if preface == PREFACE.len() {
+            Detected::Http2
+        } else {
+            Detected::Undecided
+        };
     }
-    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
+    let method = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-')
+        .count();
     if method > MAX_METHOD_BYTES {
         return Detected::Other;
     }
@@ -60,7 +71,12 @@ pub fn http(bytes: &[u8]) -> Detected {
     match bytes.iter().position(|byte| *byte == b'\n') {
         Some(end) => request_line(&bytes[..end]),
         None if bytes.len() >= MAX_LINE_BYTES => Detected::Other,
-        None if bytes.iter().any(|byte| *byte < 0x20 && *byte != b'\r' && *byte != b'\t') => Detected::Other,
+        None if bytes
+            .iter()
+            .any(|byte| *byte < 0x20 && *byte != b'\r' && *byte != b'\t') =>
+        {
+            Detected::Other
+        }
         None => Detected::Undecided,
     }
 }

@@ -24,7 +24,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn is_named(cluster: &Cluster) -> bool {
-    matches!(cluster.kind, ClusterKind::StrictDns | ClusterKind::LogicalDns)
+    matches!(
+        cluster.kind,
+        ClusterKind::StrictDns | ClusterKind::LogicalDns
+    )
 }
 
 fn family(addresses: Vec<IpAddr>, family: DnsFamily) -> Vec<IpAddr> {
@@ -51,13 +54,17 @@ struct Answers {
 async fn ask(net: &Rc<dyn Net>, cluster: &Cluster, answers: &mut Answers) {
     answers.ttl = None;
     answers.failed = false;
-    let Some(endpoints) = &cluster.endpoints else { return };
-    let names = endpoints.localities.iter().flat_map(|group| &group.endpoints).filter_map(|endpoint| {
-        match &endpoint.address {
+    let Some(endpoints) = &cluster.endpoints else {
+        return;
+    };
+    let names = endpoints
+        .localities
+        .iter()
+        .flat_map(|group| &group.endpoints)
+        .filter_map(|endpoint| match &endpoint.address {
             Address::Name(inner) => Some(inner.0.clone()),
             _ => None,
-        }
-    });
+        });
     let names: std::collections::BTreeSet<Arc<str>> = names.collect();
     answers.known.retain(|name, _| names.contains(name));
     for name in names {
@@ -102,14 +109,21 @@ fn with_addresses(cluster: &Cluster, known: &BTreeMap<Arc<str>, Vec<IpAddr>>) ->
                     ..endpoint.clone()
                 }));
             }
-            LocalityEndpoints { endpoints: found, ..group.clone() }
+            LocalityEndpoints {
+                endpoints: found,
+                ..group.clone()
+            }
         })
         .collect();
     Some(endpoints)
 }
 
 async fn follow(shared: Arc<Shared>, net: Rc<dyn Net>, cluster: Arc<Cluster>) {
-    let mut answers = Answers { known: BTreeMap::new(), ttl: None, failed: false };
+    let mut answers = Answers {
+        known: BTreeMap::new(),
+        ttl: None,
+        failed: false,
+    };
     loop {
         ask(&net, &cluster, &mut answers).await;
         let complete = !answers.failed || !answers.known.is_empty();
@@ -134,7 +148,9 @@ pub async fn run(shared: Arc<Shared>, net: Rc<dyn Net>) {
         configurations.borrow_and_update();
         let clusters = shared.snapshot().clusters;
         followed.retain(|name, (cluster, task)| {
-            let same = clusters.get(name).is_some_and(|now| Arc::ptr_eq(now, cluster));
+            let same = clusters
+                .get(name)
+                .is_some_and(|now| Arc::ptr_eq(now, cluster));
             if !same {
                 task.abort();
             }
@@ -142,7 +158,8 @@ pub async fn run(shared: Arc<Shared>, net: Rc<dyn Net>) {
         });
         for (name, cluster) in clusters.iter().filter(|(_, cluster)| is_named(cluster)) {
             followed.entry(name.clone()).or_insert_with(|| {
-                let task = tokio::task::spawn_local(follow(shared.clone(), net.clone(), cluster.clone()));
+                let task =
+                    tokio::task::spawn_local(follow(shared.clone(), net.clone(), cluster.clone()));
                 (cluster.clone(), task)
             });
         }

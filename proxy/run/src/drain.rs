@@ -21,7 +21,10 @@ impl Drain {
     /// Also drained when this one is.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { asked: self.asked.child_token(), closed: self.closed.child_token() }
+        Self {
+            asked: self.asked.child_token(),
+            closed: self.closed.child_token(),
+        }
     }
 
     /// Asks clients to go from their next response on.

@@ -13,8 +13,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use trireme_proxy_decide::config::HttpProtocol;
 use trireme_proxy_decide::exchange::{
-    Attempt as Wanted, Context, Effect, Event, Exchange, Mirrored, Protocol as Spoken, RateLimitAnswer, Reply as Local,
-    ResponseHead,
+    Attempt as Wanted, Context, Effect, Event, Exchange, Mirrored, Protocol as Spoken,
+    RateLimitAnswer, Reply as Local, ResponseHead,
 };
 use trireme_proxy_decide::head::RequestHead;
 use trireme_proxy_decide::retry::Broken;
@@ -84,16 +84,32 @@ fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
     let host = headers.remove(HOST);
     let authority = parts
         .authority
-        .and_then(|authority| HeaderValue::from_maybe_shared(Bytes::copy_from_slice(authority.as_str().as_bytes())).ok())
+        .and_then(|authority| {
+            HeaderValue::from_maybe_shared(Bytes::copy_from_slice(authority.as_str().as_bytes()))
+                .ok()
+        })
         .or(host)
         .unwrap_or_else(|| HeaderValue::from_static(""));
-    let path = parts.path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
-    RequestHead { method: request.method, https: tls, authority, path, headers }
+    let path = parts
+        .path_and_query
+        .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    RequestHead {
+        method: request.method,
+        https: tls,
+        authority,
+        path,
+        headers,
+    }
 }
 
 impl Running {
     fn on(&mut self, event: Event<'_>) {
-        let Self { http, exchange, effects, .. } = self;
+        let Self {
+            http,
+            exchange,
+            effects,
+            ..
+        } = self;
         decide(http, |context| exchange.on(event, context, effects));
     }
 
@@ -170,7 +186,11 @@ impl Running {
         };
         let metadata = self.http.outbound_metadata(&self.exchange);
         if let Some(attempt) = &mut self.attempt {
-            attempt.send(self.exchange.head(), metadata.as_ref().map(|value| (&PEER_METADATA, value)), body);
+            attempt.send(
+                self.exchange.head(),
+                metadata.as_ref().map(|value| (&PEER_METADATA, value)),
+                body,
+            );
         }
     }
 
@@ -179,7 +199,11 @@ impl Running {
         match progress {
             Progress::Attached(place) => {
                 self.on(Event::Attached(place));
-                if self.effects.iter().all(|effect| !matches!(effect, Effect::Cancel)) {
+                if self
+                    .effects
+                    .iter()
+                    .all(|effect| !matches!(effect, Effect::Cancel))
+                {
                     self.send();
                 }
             }
@@ -187,10 +211,15 @@ impl Running {
                 self.attempt = None;
                 let end = received.upgrade.is_none() && received.body.is_end_stream();
                 let mut received = received;
-                let mut head =
-                    ResponseHead { status: received.status, headers: std::mem::take(&mut received.headers) };
+                let mut head = ResponseHead {
+                    status: received.status,
+                    headers: std::mem::take(&mut received.headers),
+                };
                 self.received = Some(received);
-                self.on(Event::Head { head: &mut head, end });
+                self.on(Event::Head {
+                    head: &mut head,
+                    end,
+                });
                 self.response_head = head;
             }
             Progress::Failed(Failure::Overflow) => {
@@ -208,7 +237,9 @@ impl Running {
 
     /// Tells of the request's body: whether it has come, and whether it is too large.
     fn look_at_body(&mut self, task: &mut Task<'_>) {
-        let Some(recorder) = &self.recorder else { return };
+        let Some(recorder) = &self.recorder else {
+            return;
+        };
         if self.arrival.complete {
             return;
         }
@@ -251,7 +282,10 @@ impl Running {
 
     /// Ready when the deadline is reached; the event has been told then.
     fn poll_time(&mut self, task: &mut Task<'_>) -> Poll<()> {
-        let at = self.exchange.deadline().map(|at| self.http.worker.shared.instant(at));
+        let at = self
+            .exchange
+            .deadline()
+            .map(|at| self.http.worker.shared.instant(at));
         self.deadline.set(at);
         if self.deadline.poll(task).is_pending() {
             return Poll::Pending;
@@ -345,7 +379,10 @@ fn local(mut running: Box<Running>, reply: Local) -> Reply {
     if let Body::Full(bytes) = &body {
         running.response_bytes = bytes.len() as u64;
     }
-    running.response_head = ResponseHead { status: reply.status, headers: headers.clone() };
+    running.response_head = ResponseHead {
+        status: reply.status,
+        headers: headers.clone(),
+    };
     running.on(Event::ResponseEnd);
     running.carry_out();
     running.finish();
@@ -374,12 +411,21 @@ fn forwarded(mut running: Box<Running>) -> Reply {
         Body::Empty
     } else {
         let upgraded = upgrade.is_some();
-        Body::Boxed(Box::pin(Tracked { inner: body, running, upgraded, _holds: holds }))
+        Body::Boxed(Box::pin(Tracked {
+            inner: body,
+            running,
+            upgraded,
+            _holds: holds,
+        }))
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    Reply { response, upgrade: upgrade.map(|(io, early): (Stream, BytesMut)| (io, early)), close: false }
+    Reply {
+        response,
+        upgrade: upgrade.map(|(io, early): (Stream, BytesMut)| (io, early)),
+        close: false,
+    }
 }
 
 /// Answers a request.
@@ -390,10 +436,13 @@ pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
     let source = http.inbound_peer(&mut head.headers);
     let ended = body.is_end_stream();
     let mut effects = Vec::with_capacity(4);
-    let exchange =
-        decide(&http, |context| Exchange::begin(&http.connection, head, ended, context, &mut effects));
+    let exchange = decide(&http, |context| {
+        Exchange::begin(&http.connection, head, ended, context, &mut effects)
+    });
     let recorder = (!ended).then(|| {
-        let limit = exchange.body_limit().and_then(|limit| usize::try_from(limit).ok());
+        let limit = exchange
+            .body_limit()
+            .and_then(|limit| usize::try_from(limit).ok());
         let limit = limit.unwrap_or(http.buffer_limit).min(MAX_RECORDED_BYTES);
         Recorder::new(body, limit)
     });
@@ -402,7 +451,11 @@ pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
         exchange,
         effects,
         recorder,
-        arrival: Arrival { bytes: 0, complete: ended, overflowed: false },
+        arrival: Arrival {
+            bytes: 0,
+            complete: ended,
+            overflowed: false,
+        },
         attempt: None,
         progress: None,
         received: None,
@@ -428,7 +481,10 @@ pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
         Answer::Abort => {
             running.finish();
             let mut reply = Reply::from(Response::new(Body::Boxed(Box::pin(BrokenOff))));
-            reply.response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("1"));
+            reply
+                .response
+                .headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from_static("1"));
             reply.close = true;
             reply
         }
@@ -442,7 +498,10 @@ impl http_body::Body for BrokenOff {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, _task: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Poll::Ready(Some(Err(BodyError::Cancelled)))
     }
 }
@@ -508,7 +567,10 @@ impl http_body::Body for Tracked {
             Poll::Pending => {
                 this.running.look_at_body(task);
                 loop {
-                    if matches!(this.running.carry_out(), Some(Answer::Abort | Answer::Local(_))) {
+                    if matches!(
+                        this.running.carry_out(),
+                        Some(Answer::Abort | Answer::Local(_))
+                    ) {
                         this.running.finish();
                         return Poll::Ready(Some(Err(BodyError::Cancelled)));
                     }

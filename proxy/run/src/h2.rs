@@ -44,12 +44,10 @@ pub struct Here;
 
 impl<F> Executor<F> for Here
 where
-    F: Future + 'static,
+    F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        tokio::task::spawn_local(future);
     }
 }
 
@@ -68,7 +66,11 @@ impl Prefixed {
 }
 
 impl AsyncRead for Prefixed {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
             return Pin::new(&mut self.io).poll_read(context, buffer);
         }
@@ -82,7 +84,11 @@ impl AsyncRead for Prefixed {
 }
 
 impl AsyncWrite for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, buffer)
     }
 
@@ -119,7 +125,11 @@ where
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
         let request = request.map(|body| {
-            if hyper::body::Body::is_end_stream(&body) { Body::Empty } else { Body::Stream(body) }
+            if hyper::body::Body::is_end_stream(&body) {
+                Body::Empty
+            } else {
+                Body::Stream(body)
+            }
         });
         let answer = (self.0)(request);
         Box::pin(async move { Ok(answer.await) })
@@ -167,7 +177,9 @@ impl Drop for Active {
 }
 
 async fn idle(activity: &Activity, timeout: Option<Duration>) {
-    let Some(timeout) = timeout else { return std::future::pending().await };
+    let Some(timeout) = timeout else {
+        return std::future::pending().await;
+    };
     let mut at = Instant::now() + timeout;
     loop {
         tokio::time::sleep_until(at).await;
@@ -196,12 +208,27 @@ where
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .max_concurrent_streams(options.http2.max_concurrent_streams.unwrap_or(MAX_CONCURRENT_STREAMS))
+        .max_concurrent_streams(
+            options
+                .http2
+                .max_concurrent_streams
+                .unwrap_or(MAX_CONCURRENT_STREAMS),
+        )
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
         .max_header_list_size(options.max_header_bytes)
-        .initial_stream_window_size(options.http2.initial_stream_window.unwrap_or(STREAM_WINDOW_BYTES))
-        .initial_connection_window_size(options.http2.initial_connection_window.unwrap_or(CONNECTION_WINDOW_BYTES))
+        .initial_stream_window_size(
+            options
+                .http2
+                .initial_stream_window
+                .unwrap_or(STREAM_WINDOW_BYTES),
+        )
+        .initial_connection_window_size(
+            options
+                .http2
+                .initial_connection_window
+                .unwrap_or(CONNECTION_WINDOW_BYTES),
+        )
         .max_send_buf_size(SEND_BUFFER_BYTES);
     if let Some(interval) = options.http2.keepalive_interval {
         builder.keep_alive_interval(interval);
@@ -238,12 +265,18 @@ pub async fn connect(
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(http2.initial_stream_window.unwrap_or(STREAM_WINDOW_BYTES))
-        .initial_connection_window_size(http2.initial_connection_window.unwrap_or(CONNECTION_WINDOW_BYTES))
+        .initial_connection_window_size(
+            http2
+                .initial_connection_window
+                .unwrap_or(CONNECTION_WINDOW_BYTES),
+        )
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
     if let Some(interval) = http2.keepalive_interval {
         builder.keep_alive_interval(interval);
         builder.keep_alive_timeout(http2.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT));
     }
-    builder.handshake(TokioIo::new(Prefixed::new(io, BytesMut::new()))).await
+    builder
+        .handshake(TokioIo::new(Prefixed::new(io, BytesMut::new())))
+        .await
 }

@@ -53,7 +53,11 @@ impl HttpConnection {
         self.stats.add(HttpStat::RequestTotal);
         self.stats.add(HttpStat::RequestActive);
         let http2 = self.connection.protocol == Spoken::Http2;
-        self.stats.add(if http2 { HttpStat::RequestHttp2Total } else { HttpStat::RequestHttp1Total });
+        self.stats.add(if http2 {
+            HttpStat::RequestHttp2Total
+        } else {
+            HttpStat::RequestHttp1Total
+        });
     }
 
     /// Whether requests are logged.
@@ -100,28 +104,55 @@ impl HttpConnection {
         if outcome.flags.contains(Flags::NO_CLUSTER_FOUND) {
             self.stats.add(HttpStat::NoCluster);
         }
-        if outcome.flags.contains(Flags::DOWNSTREAM_CONNECTION_TERMINATION) {
+        if outcome
+            .flags
+            .contains(Flags::DOWNSTREAM_CONNECTION_TERMINATION)
+        {
             self.stats.add(HttpStat::RequestReceivedReset);
         }
         let facts_of = exchange.cluster().map(|cluster| worker.facts(cluster));
         if let Some(facts) = &facts_of {
             facts.stats.codes().add(code);
-            facts.stats.add_many(crate::telemetry::stats::ClusterStat::SentBytes, request_bytes);
-            facts.stats.add_many(crate::telemetry::stats::ClusterStat::ReceivedBytes, response_bytes);
+            facts.stats.add_many(
+                crate::telemetry::stats::ClusterStat::SentBytes,
+                request_bytes,
+            );
+            facts.stats.add_many(
+                crate::telemetry::stats::ClusterStat::ReceivedBytes,
+                response_bytes,
+            );
         }
         let own = || Some(worker.shared.peer.clone());
-        let host = exchange.host().and_then(|host| host.labels.workload.as_deref());
+        let host = exchange
+            .host()
+            .and_then(|host| host.labels.workload.as_deref());
         let labels = Labels {
-            reporter: if self.inbound { Reporter::Destination } else { Reporter::Source },
+            reporter: if self.inbound {
+                Reporter::Destination
+            } else {
+                Reporter::Source
+            },
             source: if self.inbound { source } else { own() },
-            destination: if self.inbound { own() } else { host.map(|text| worker.peer(text)) },
+            destination: if self.inbound {
+                own()
+            } else {
+                host.map(|text| worker.peer(text))
+            },
             service: facts_of.and_then(|facts| facts.service),
-            protocol: if exchange.is_grpc() { Protocol::Grpc } else { Protocol::Http },
+            protocol: if exchange.is_grpc() {
+                Protocol::Grpc
+            } else {
+                Protocol::Http
+            },
             code,
             flags: outcome.flags,
-            grpc_status: outcome.grpc_status.and_then(|status| u8::try_from(status).ok()),
+            grpc_status: outcome
+                .grpc_status
+                .and_then(|status| u8::try_from(status).ok()),
         };
-        worker.metrics.request(labels, outcome.duration, request_bytes, response_bytes);
+        worker
+            .metrics
+            .request(labels, outcome.duration, request_bytes, response_bytes);
         let logs = &self.connection.hcm.access_logs;
         if !logs.is_empty() {
             let mut facts = exchange.facts(Some(response));
@@ -180,7 +211,10 @@ pub async fn serve(
     mut transport: Transport,
     protocol: Option<Vec<u8>>,
 ) {
-    let Some(http2) = speaks_http2(manager, &downstream, &mut transport, protocol.as_deref()).await else { return };
+    let Some(http2) = speaks_http2(manager, &downstream, &mut transport, protocol.as_deref()).await
+    else {
+        return;
+    };
     let stats = worker.shared.registry.http(&manager.stat_prefix);
     stats.add(HttpStat::ConnectionTotal);
     stats.add(HttpStat::ConnectionActive);
@@ -203,7 +237,8 @@ pub async fn serve(
     let http = Rc::new(HttpConnection {
         worker: worker.clone(),
         inbound: downstream.served.listener.direction == TrafficDirection::Inbound,
-        buffer_limit: usize::try_from(downstream.served.listener.buffer_limit_bytes).unwrap_or(usize::MAX),
+        buffer_limit: usize::try_from(downstream.served.listener.buffer_limit_bytes)
+            .unwrap_or(usize::MAX),
         downstream,
         connection: Arc::new(connection),
         stats: stats.clone(),
@@ -243,17 +278,25 @@ async fn serve_http1(
     let options = server::Options {
         idle_timeout: limited(manager.idle_timeout),
         tunnel_idle_timeout: limited(manager.stream_idle_timeout),
-        max_requests: manager.max_requests_per_connection.filter(|most| *most > 0).map(u64::from),
+        max_requests: manager
+            .max_requests_per_connection
+            .filter(|most| *most > 0)
+            .map(u64::from),
         drain,
-        server_name: HeaderValue::from_str(&manager.server_name).unwrap_or(HeaderValue::from_static("envoy")),
+        server_name: HeaderValue::from_str(&manager.server_name)
+            .unwrap_or(HeaderValue::from_static("envoy")),
         limits: head::Limits {
-            bytes: usize::try_from(manager.max_request_headers_bytes).unwrap_or(head::MAX_HEAD_BYTES),
+            bytes: usize::try_from(manager.max_request_headers_bytes)
+                .unwrap_or(head::MAX_HEAD_BYTES),
             headers: usize::try_from(manager.max_headers_count).unwrap_or(head::MAX_HEADERS),
             accept_http_10: manager.http1.accept_http_10,
         },
     };
     let begin = Instant::now();
-    let ended = server::serve(transport, options, |request: Request<Body>| handle(http.clone(), request)).await;
+    let ended = server::serve(transport, options, |request: Request<Body>| {
+        handle(http.clone(), request)
+    })
+    .await;
     match ended {
         Ended::Refused(error) => refused(&http, &error, begin),
         Ended::TimedOut => http.stats.add(HttpStat::ConnectionIdleTimeout),
@@ -284,7 +327,9 @@ fn refused(http: &HttpConnection, error: &head::HeadError, begin: Instant) {
         connection_id: Some(http.downstream.id),
         ..trireme_proxy_decide::format::StreamFacts::default()
     };
-    http.worker.access_log.log(&http.connection.hcm.access_logs, &facts);
+    http.worker
+        .access_log
+        .log(&http.connection.hcm.access_logs, &facts);
 }
 
 async fn serve_http2(

@@ -41,21 +41,31 @@ pub fn wanted(listener: &Listener, destination: SocketAddr) -> Wanted {
     let filters = &listener.listener_filters;
     let mut wanted = Wanted {
         tls: filters.tls_inspector && !filters.tls_inspector_disabled.contains(destination.port()),
-        http: filters.http_inspector && !filters.http_inspector_disabled.contains(destination.port()),
+        http: filters.http_inspector
+            && !filters.http_inspector_disabled.contains(destination.port()),
     };
     if !wanted.tls && !wanted.http {
         return wanted;
     }
-    let exact = listener.filter_chains.iter().any(|chain| chain.matches.destination_port == Some(destination.port()));
-    let mut left = listener.filter_chains.iter().filter(|chain| match chain.matches.destination_port {
-        Some(port) => port == destination.port(),
-        None => !exact,
-    });
+    let exact = listener
+        .filter_chains
+        .iter()
+        .any(|chain| chain.matches.destination_port == Some(destination.port()));
+    let mut left =
+        listener
+            .filter_chains
+            .iter()
+            .filter(|chain| match chain.matches.destination_port {
+                Some(port) => port == destination.port(),
+                None => !exact,
+            });
     let (mut tls, mut http) = (false, false);
     for chain in &mut left {
         let matches = &chain.matches;
         let by_protocol = !matches.application_protocols.is_empty();
-        tls |= by_protocol || !matches.server_names.is_empty() || !matches.transport_protocol.is_empty();
+        tls |= by_protocol
+            || !matches.server_names.is_empty()
+            || !matches.transport_protocol.is_empty();
         http |= by_protocol;
     }
     wanted.tls &= tls;
@@ -72,9 +82,14 @@ fn judge(bytes: &[u8], wanted: Wanted) -> Option<Found> {
                 return match client_hello::peek(bytes) {
                     Peeked::Incomplete => None,
                     Peeked::NotTls => Some(Found::default()),
-                    Peeked::Hello(ClientHello { server_name, protocols }) => {
-                        Some(Found { tls: true, server_name, protocols })
-                    }
+                    Peeked::Hello(ClientHello {
+                        server_name,
+                        protocols,
+                    }) => Some(Found {
+                        tls: true,
+                        server_name,
+                        protocols,
+                    }),
                 };
             }
             _ => {}
@@ -84,13 +99,23 @@ fn judge(bytes: &[u8], wanted: Wanted) -> Option<Found> {
         let protocol = match detect::http(bytes) {
             Detected::Undecided => return None,
             Detected::Http1 => {
-                let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-                if line.strip_suffix(b"\r").unwrap_or(line).ends_with(b"1.0") { "http/1.0" } else { "http/1.1" }
+                let line = bytes
+                    .split(|byte| *byte == b'\n')
+                    .next()
+                    .unwrap_or_default();
+                if line.strip_suffix(b"\r").unwrap_or(line).ends_with(b"1.0") {
+                    "http/1.0"
+                } else {
+                    "http/1.1"
+                }
             }
             Detected::Http2 => "h2c",
             _ => return Some(Found::default()),
         };
-        return Some(Found { protocols: vec![protocol.into()], ..Found::default() });
+        return Some(Found {
+            protocols: vec![protocol.into()],
+            ..Found::default()
+        });
     }
     Some(Found::default())
 }
@@ -99,7 +124,11 @@ fn judge(bytes: &[u8], wanted: Wanted) -> Option<Found> {
 ///
 /// # Errors
 /// When the connection fails, ends without a byte, or is silent for longer than the listener allows.
-pub async fn inspect(transport: &mut Transport, listener: &Listener, wanted: Wanted) -> io::Result<Found> {
+pub async fn inspect(
+    transport: &mut Transport,
+    listener: &Listener,
+    wanted: Wanted,
+) -> io::Result<Found> {
     if !wanted.tls && !wanted.http {
         return Ok(Found::default());
     }

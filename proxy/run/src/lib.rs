@@ -44,10 +44,10 @@ mod tunnel;
 mod worker;
 pub mod xds;
 
-pub use body::Body;
 pub use admin::{Control, Scope, answer};
+pub use body::Body;
 pub use drain::Drain;
-pub use program::main;
+pub use program::{main, without_huge_pages};
 pub use shared::Shared;
 pub use worker::Worker;
 

@@ -57,18 +57,29 @@ fn addresses(listener: &Listener) -> impl Iterator<Item = SocketAddr> + '_ {
 
 impl Listeners {
     /// Takes the listeners of a snapshot. Returns the sockets that are to be opened.
-    fn swap(&self, snapshot: &Snapshot, drain: &Drain) -> Vec<(SocketAddr, ListenOptions, CancellationToken)> {
+    fn swap(
+        &self,
+        snapshot: &Snapshot,
+        drain: &Drain,
+    ) -> Vec<(SocketAddr, ListenOptions, CancellationToken)> {
         let mut tables = self.0.borrow_mut();
         let mut next = Tables::default();
         let mut opening = Vec::new();
         for (name, listener) in snapshot.listeners.iter() {
             let served = match tables.by_name.remove(name) {
-                Some(old) if Arc::ptr_eq(&old.listener, listener) || *old.listener == **listener => old,
+                Some(old)
+                    if Arc::ptr_eq(&old.listener, listener) || *old.listener == **listener =>
+                {
+                    old
+                }
                 old => {
                     if let Some(old) = old {
                         retire(&old);
                     }
-                    Rc::new(Served { listener: listener.clone(), drain: drain.child() })
+                    Rc::new(Served {
+                        listener: listener.clone(),
+                        drain: drain.child(),
+                    })
                 }
             };
             for address in addresses(listener) {
@@ -116,7 +127,11 @@ impl Listeners {
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let any = SocketAddr::new(any, destination.port());
-        tables.matching.get(&destination).or_else(|| tables.matching.get(&any)).cloned()
+        tables
+            .matching
+            .get(&destination)
+            .or_else(|| tables.matching.get(&any))
+            .cloned()
     }
 
     /// Stops accepting.
@@ -177,7 +192,9 @@ async fn accept(
         };
         match accepted {
             Ok(accepted) => {
-                let Some(served) = worker.listeners.at_socket(address) else { continue };
+                let Some(served) = worker.listeners.at_socket(address) else {
+                    continue;
+                };
                 let worker = worker.clone();
                 tokio::task::spawn_local(async move {
                     let _counted = worker.connections.count();
@@ -213,7 +230,10 @@ pub struct Downstream {
 async fn connection(worker: &Rc<Worker>, bound: Rc<Served>, accepted: Accepted) {
     let destination = accepted.original.unwrap_or(accepted.local);
     let served = if bound.listener.use_original_dst {
-        worker.listeners.at_destination(destination).unwrap_or(bound)
+        worker
+            .listeners
+            .at_destination(destination)
+            .unwrap_or(bound)
     } else {
         bound
     };
@@ -251,7 +271,9 @@ async fn connection(worker: &Rc<Worker>, bound: Rc<Served>, accepted: Accepted) 
         id: worker.next_connection(),
     };
     match &chosen.filter {
-        Filter::Http(manager) => http::serve(worker, downstream, manager, transport, protocol).await,
+        Filter::Http(manager) => {
+            http::serve(worker, downstream, manager, transport, protocol).await
+        }
         Filter::Tcp(proxy) => tcp::serve(worker, downstream, proxy, transport).await,
         Filter::Close => {
             let _ = std::future::poll_fn(|context| transport.poll_shutdown(context)).await;
@@ -265,7 +287,9 @@ async fn secure(
     chain: &FilterChain,
     transport: Transport,
 ) -> Option<(Transport, Option<Vec<u8>>)> {
-    let Some(tls) = &chain.tls else { return Some((transport, None)) };
+    let Some(tls) = &chain.tls else {
+        return Some((transport, None));
+    };
     let config = match worker.server_tls(tls) {
         Ok(config) => config,
         Err(error) => {
@@ -278,7 +302,10 @@ async fn secure(
     match tokio::time::timeout(timeout, accepting).await {
         Ok(Ok(stream)) => {
             let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-            Some((Transport::new(Box::new(stream) as Stream, BytesMut::new()), protocol))
+            Some((
+                Transport::new(Box::new(stream) as Stream, BytesMut::new()),
+                protocol,
+            ))
         }
         Ok(Err(error)) => {
             tracing::debug!(chain = %chain.name, %error, "TLS handshake");

@@ -60,7 +60,8 @@ async fn answered(http: &Rc<HttpConnection>, mirrored: Mirrored, body: Bytes) {
                 let mut received = received;
                 // Read to its end, so that the connection can be used again.
                 while let Some(Ok(_)) =
-                    std::future::poll_fn(|context| Pin::new(&mut received.body).poll_frame(context)).await
+                    std::future::poll_fn(|context| Pin::new(&mut received.body).poll_frame(context))
+                        .await
                 {}
                 break Outcome::Status(received.status.as_u16());
             }
@@ -69,6 +70,7 @@ async fn answered(http: &Rc<HttpConnection>, mirrored: Mirrored, body: Bytes) {
         }
     };
     let now = http.worker.now();
-    http.worker.with_rng(|rng| mirrored.cluster.report(&mirrored.host, outcome, now, rng));
+    http.worker
+        .with_rng(|rng| mirrored.cluster.report(&mirrored.host, outcome, now, rng));
     drop(place);
 }

@@ -74,9 +74,17 @@ pub trait Listener {
 /// The network of one worker.
 pub trait Net {
     /// Listens on an address.
-    fn listen(&self, address: SocketAddr, options: ListenOptions) -> Local<'_, io::Result<Box<dyn Listener>>>;
+    fn listen(
+        &self,
+        address: SocketAddr,
+        options: ListenOptions,
+    ) -> Local<'_, io::Result<Box<dyn Listener>>>;
     /// Connects to an address. The caller limits the time.
-    fn connect(&self, address: SocketAddr, options: ConnectOptions) -> Local<'_, io::Result<Stream>>;
+    fn connect(
+        &self,
+        address: SocketAddr,
+        options: ConnectOptions,
+    ) -> Local<'_, io::Result<Stream>>;
     /// Resolves a name.
     fn resolve<'a>(&'a self, name: &'a str) -> Local<'a, io::Result<Resolved>>;
 }

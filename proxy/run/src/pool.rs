@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use trireme_proxy_decide::config::{Http2Options, Priority};
 use trireme_proxy_decide::upstream::{
-    self, Admission, ClusterState, Connection, Host, Lease as Place, PoolView, Waiting as WaitingLimit,
+    self, Admission, ClusterState, Connection, Host, Lease as Place, PoolView,
+    Waiting as WaitingLimit,
 };
 
 use crate::deadline::Deadline;
@@ -55,7 +56,10 @@ pub struct Dialer {
     /// The local end to keep.
     pub source: Option<SocketAddr>,
     /// TLS and the name to send.
-    pub tls: Option<(tokio_rustls::TlsConnector, rustls::pki_types::ServerName<'static>)>,
+    pub tls: Option<(
+        tokio_rustls::TlsConnector,
+        rustls::pki_types::ServerName<'static>,
+    )>,
     /// How long all of it may take.
     pub timeout: Duration,
 }
@@ -67,12 +71,24 @@ impl Dialer {
     /// When it fails or takes too long.
     pub async fn dial(&self) -> Result<(Stream, Option<bool>), PoolError> {
         let dialing = async {
-            let stream = self.net.connect(self.address, ConnectOptions { source: self.source }).await?;
+            let stream = self
+                .net
+                .connect(
+                    self.address,
+                    ConnectOptions {
+                        source: self.source,
+                    },
+                )
+                .await?;
             match &self.tls {
                 None => Ok((stream, None)),
                 Some((connector, name)) => {
                     let stream = connector.connect(name.clone(), stream).await?;
-                    let chosen = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
+                    let chosen = stream
+                        .get_ref()
+                        .1
+                        .alpn_protocol()
+                        .map(|protocol| protocol == b"h2");
                     Ok((Box::new(stream) as Stream, chosen))
                 }
             }
@@ -216,8 +232,12 @@ impl HostPool {
             priority,
             http2,
             http2_options: http.http2,
-            idle_timeout: Some(http.idle_timeout.unwrap_or(IDLE_TIMEOUT)).filter(|time| !time.is_zero()),
-            max_requests: http.max_requests_per_connection.filter(|most| *most > 0).map(u64::from),
+            idle_timeout: Some(http.idle_timeout.unwrap_or(IDLE_TIMEOUT))
+                .filter(|time| !time.is_zero()),
+            max_requests: http
+                .max_requests_per_connection
+                .filter(|most| *most > 0)
+                .map(u64::from),
             this: this.clone(),
             idle: RefCell::new(Vec::new()),
             shared: RefCell::new(Vec::new()),
@@ -257,11 +277,15 @@ impl HostPool {
     ///
     /// # Errors
     /// When a limit refuses or connecting fails.
-    pub async fn acquire(self: &Rc<Self>, cluster: &Arc<ClusterState>) -> Result<(Lease, Place), PoolError> {
+    pub async fn acquire(
+        self: &Rc<Self>,
+        cluster: &Arc<ClusterState>,
+    ) -> Result<(Lease, Place), PoolError> {
         if let Some(given) = self.acquire_ready(cluster) {
             return given;
         }
-        let Admission::Wait(limit, connection) = upstream::admit(cluster, &self.host, self.priority, self.view())
+        let Admission::Wait(limit, connection) =
+            upstream::admit(cluster, &self.host, self.priority, self.view())
         else {
             return Err(PoolError::Overflow);
         };
@@ -280,7 +304,10 @@ impl HostPool {
     }
 
     /// The same without waiting: none where no connection is ready.
-    pub fn acquire_ready(&self, cluster: &Arc<ClusterState>) -> Option<Result<(Lease, Place), PoolError>> {
+    pub fn acquire_ready(
+        &self,
+        cluster: &Arc<ClusterState>,
+    ) -> Option<Result<(Lease, Place), PoolError>> {
         if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
             *self.cluster.borrow_mut() = cluster.clone();
         }
@@ -299,7 +326,11 @@ impl HostPool {
     fn view(&self) -> PoolView {
         let connecting = self.connecting.get();
         // One HTTP/2 connection serves all that wait.
-        let capacity = if self.http2 == Some(true) { connecting.saturating_mul(MAX_STREAMS) } else { connecting };
+        let capacity = if self.http2 == Some(true) {
+            connecting.saturating_mul(MAX_STREAMS)
+        } else {
+            connecting
+        };
         PoolView {
             ready: false,
             connecting_capacity: capacity,
@@ -325,13 +356,18 @@ impl HostPool {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|one| !one.sender.is_closed() && !one.load.closed.get());
         let one = shared.iter().find(|one| {
-            one.load.streams.get() < one.load.most.get() && self.max_requests.is_none_or(|most| one.load.requests.get() < most)
+            one.load.streams.get() < one.load.most.get()
+                && self
+                    .max_requests
+                    .is_none_or(|most| one.load.requests.get() < most)
         })?;
         Some(Lease::Http2(one.sender.clone(), StreamSlot::new(&one.load)))
     }
 
     fn open_one(&self, limits: Connection) {
-        let Some(this) = self.this.upgrade() else { return };
+        let Some(this) = self.this.upgrade() else {
+            return;
+        };
         self.connecting.set(self.connecting.get() + 1);
         self.stats.add(ClusterStat::ConnectionActive);
         let occupies = Occupies {
@@ -347,7 +383,10 @@ impl HostPool {
     fn connect_for_waiting(&self) {
         while !self.waiting.borrow().is_empty() {
             let cluster = self.cluster();
-            let Some(limits) = upstream::connect(&cluster, &self.host, self.priority, self.view()) else { return };
+            let Some(limits) = upstream::connect(&cluster, &self.host, self.priority, self.view())
+            else {
+                return;
+            };
             self.open_one(limits);
         }
     }
@@ -363,12 +402,17 @@ impl HostPool {
 
     /// Gives a connection to whoever waits longest, or keeps it.
     fn put_back(&self, mut connection: Box<h1::client::Connection>) {
-        if self.max_requests.is_some_and(|most| connection.requests >= most) {
+        if self
+            .max_requests
+            .is_some_and(|most| connection.requests >= most)
+        {
             self.stats.add(ClusterStat::ConnectionMaxRequests);
             return;
         }
         loop {
-            let Some(next) = self.waiting.borrow_mut().pop_front() else { break };
+            let Some(next) = self.waiting.borrow_mut().pop_front() else {
+                break;
+            };
             drop(next.limit);
             if next.give.is_closed() {
                 continue;
@@ -393,9 +437,15 @@ impl HostPool {
         }
         // Whoever watches is woken by what the upstream does.
         let watcher = self.watcher.borrow();
-        let waker = watcher.as_ref().map_or_else(|| Waker::noop(), |waker| waker);
-        if connection.poll_idle(&mut Context::from_waker(waker)).is_pending() {
-            self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+        let waker = watcher.as_ref().unwrap_or(Waker::noop());
+        if connection
+            .poll_idle(&mut Context::from_waker(waker))
+            .is_pending()
+        {
+            self.idle.borrow_mut().push(Idle {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -406,7 +456,9 @@ impl HostPool {
                 return;
             }
             let Some(lease) = self.stream() else { return };
-            let Some(next) = self.waiting.borrow_mut().pop_front() else { return };
+            let Some(next) = self.waiting.borrow_mut().pop_front() else {
+                return;
+            };
             drop(next.limit);
             let given = match upstream::attach(&self.cluster(), &self.host, self.priority) {
                 Some(place) => Ok((lease, place)),
@@ -471,7 +523,10 @@ async fn connect(pool: Rc<HostPool>, mut occupies: Occupies) {
     occupies.opened = true;
     if !pool.http2.or(chosen).unwrap_or(false) {
         pool.stats.add(ClusterStat::ConnectionHttp1Total);
-        pool.put_back(Box::new(h1::client::Connection::new(stream, Some(Box::new(occupies)))));
+        pool.put_back(Box::new(h1::client::Connection::new(
+            stream,
+            Some(Box::new(occupies)),
+        )));
         return;
     }
     pool.stats.add(ClusterStat::ConnectionHttp2Total);
@@ -491,20 +546,29 @@ async fn connect(pool: Rc<HostPool>, mut occupies: Occupies) {
         since: Cell::new(Instant::now()),
         closed: Cell::new(false),
     });
-    pool.shared.borrow_mut().push(Multiplexed { sender, load: load.clone() });
+    pool.shared.borrow_mut().push(Multiplexed {
+        sender,
+        load: load.clone(),
+    });
     pool.offer_streams();
     let weak = Rc::downgrade(&pool);
     let idle_timeout = pool.idle_timeout;
     drop(pool);
     drive(connection, load, idle_timeout).await;
     if let Some(pool) = weak.upgrade() {
-        pool.shared.borrow_mut().retain(|one| !one.load.closed.get());
+        pool.shared
+            .borrow_mut()
+            .retain(|one| !one.load.closed.get());
     }
     drop(occupies);
 }
 
 /// Drives an HTTP/2 connection until it ends or was idle for too long.
-async fn drive(mut connection: h2::ClientConnection, load: Rc<Load>, idle_timeout: Option<Duration>) {
+async fn drive(
+    mut connection: h2::ClientConnection,
+    load: Rc<Load>,
+    idle_timeout: Option<Duration>,
+) {
     let mut deadline = Deadline::new();
     std::future::poll_fn(|context| {
         if Pin::new(&mut connection).poll(context).is_ready() {
@@ -514,7 +578,11 @@ async fn drive(mut connection: h2::ClientConnection, load: Rc<Load>, idle_timeou
         load.most.set(most.min(MAX_STREAMS));
         loop {
             deadline.set(idle_timeout.map(|timeout| {
-                let since = if load.streams.get() > 0 { Instant::now() } else { load.since.get() };
+                let since = if load.streams.get() > 0 {
+                    Instant::now()
+                } else {
+                    load.since.get()
+                };
                 since + timeout
             }));
             match deadline.poll(context) {
@@ -532,7 +600,9 @@ async fn drive(mut connection: h2::ClientConnection, load: Rc<Load>, idle_timeou
 async fn watch(pool: Weak<HostPool>) {
     let mut deadline = Deadline::new();
     std::future::poll_fn(move |context| {
-        let Some(pool) = pool.upgrade().filter(|pool| !pool.retired.get()) else { return Poll::Ready(()) };
+        let Some(pool) = pool.upgrade().filter(|pool| !pool.retired.get()) else {
+            return Poll::Ready(());
+        };
         *pool.watcher.borrow_mut() = Some(context.waker().clone());
         loop {
             let mut gone = Vec::new();
@@ -541,7 +611,9 @@ async fn watch(pool: Weak<HostPool>) {
                 let now = Instant::now();
                 let mut at = 0;
                 while at < idle.len() {
-                    let late = pool.idle_timeout.is_some_and(|timeout| now >= idle[at].since + timeout);
+                    let late = pool
+                        .idle_timeout
+                        .is_some_and(|timeout| now >= idle[at].since + timeout);
                     if late {
                         pool.stats.add(ClusterStat::ConnectionIdleTimeout);
                     }
@@ -552,10 +624,14 @@ async fn watch(pool: Weak<HostPool>) {
                     }
                 }
                 let oldest = idle.iter().map(|one| one.since).min();
-                deadline.set(oldest.and_then(|since| pool.idle_timeout.map(|timeout| since + timeout)).or_else(|| {
-                    // Nothing is idle: look again when something may be.
-                    pool.idle_timeout.map(|timeout| now + timeout)
-                }));
+                deadline.set(
+                    oldest
+                        .and_then(|since| pool.idle_timeout.map(|timeout| since + timeout))
+                        .or_else(|| {
+                            // Nothing is idle: look again when something may be.
+                            pool.idle_timeout.map(|timeout| now + timeout)
+                        }),
+                );
             }
             // Dropped without the borrow: a connection's end may start another.
             drop(gone);

@@ -19,12 +19,12 @@ use trireme_xds::pb::envoy::config::core::v3::{Locality, Node};
 use trireme_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use trireme_xds::{NodeId, NodeType, parse};
 
+use crate::drain::Drain;
 use crate::net::{Net, System};
 use crate::shared::Shared;
 use crate::telemetry::istio::Peer;
 use crate::worker::Worker;
 use crate::{admin, xds};
-use crate::drain::Drain;
 
 const USAGE: &str = "usage: trireme-proxy [proxy] sidecar|router|static FILE
   sidecar    beside a workload; who and where it is comes from the environment (POD_NAME, POD_NAMESPACE,
@@ -76,7 +76,9 @@ fn address(text: &str) -> anyhow::Result<Option<SocketAddr>> {
     if text == "none" {
         return Ok(None);
     }
-    text.parse().map(Some).with_context(|| format!("{text:?} is not ADDRESS:PORT"))
+    text.parse()
+        .map(Some)
+        .with_context(|| format!("{text:?} is not ADDRESS:PORT"))
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -97,7 +99,9 @@ fn options(args: impl IntoIterator<Item = String>) -> anyhow::Result<Options> {
     };
     let mut found = Options {
         role,
-        concurrency: variable("PROXY_CONCURRENCY").and_then(|text| text.parse().ok()).unwrap_or(1),
+        concurrency: variable("PROXY_CONCURRENCY")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(1),
         admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 15000))),
         status: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15021))),
         metrics: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15090))),
@@ -112,20 +116,29 @@ fn options(args: impl IntoIterator<Item = String>) -> anyhow::Result<Options> {
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name.to_owned(), value.to_owned()),
             None => {
-                let value = words.next().with_context(|| format!("{word} needs a value"))?;
+                let value = words
+                    .next()
+                    .with_context(|| format!("{word} needs a value"))?;
                 (word, value)
             }
         };
         match name.as_str() {
             "--concurrency" => {
-                found.concurrency = value.parse().with_context(|| format!("--concurrency {value}"))?;
+                found.concurrency = value
+                    .parse()
+                    .with_context(|| format!("--concurrency {value}"))?;
             }
             "--admin" => found.admin = address(&value)?,
             "--status" => found.status = address(&value)?,
             "--metrics" => found.metrics = address(&value)?,
             "--discovery" => found.discovery = Some(value),
-            "--authorities" => found.authorities = Some(value.into()).filter(|file: &PathBuf| file.as_os_str() != "none"),
-            "--token" => found.token = Some(value.into()).filter(|file: &PathBuf| file.as_os_str() != "none"),
+            "--authorities" => {
+                found.authorities =
+                    Some(value.into()).filter(|file: &PathBuf| file.as_os_str() != "none")
+            }
+            "--token" => {
+                found.token = Some(value.into()).filter(|file: &PathBuf| file.as_os_str() != "none")
+            }
             "--drain" => {
                 let seconds = value.parse().with_context(|| format!("--drain {value}"))?;
                 found.drain = Duration::from_secs(seconds);
@@ -153,11 +166,14 @@ struct Identity {
 }
 
 fn identity(node_type: NodeType) -> anyhow::Result<Identity> {
-    let need = |name: &str| variable(name).with_context(|| format!("the environment has no {name}"));
+    let need =
+        |name: &str| variable(name).with_context(|| format!("the environment has no {name}"));
     let namespace = need("POD_NAMESPACE")?;
     let pod = need("POD_NAME")?;
     let address = need("INSTANCE_IP")?;
-    let address: IpAddr = address.parse().with_context(|| format!("INSTANCE_IP {address:?} is no address"))?;
+    let address: IpAddr = address
+        .parse()
+        .with_context(|| format!("INSTANCE_IP {address:?} is no address"))?;
     let domain = variable("CLUSTER_DOMAIN").unwrap_or_else(|| "cluster.local".into());
     let id = NodeId {
         node_type,
@@ -166,26 +182,53 @@ fn identity(node_type: NodeType) -> anyhow::Result<Identity> {
         namespace: namespace.clone(),
         domain: format!("{namespace}.svc.{domain}"),
     };
-    let labels = std::fs::read_to_string("/etc/istio/pod/labels").map(|text| labels(&text)).unwrap_or_default();
+    let labels = std::fs::read_to_string("/etc/istio/pod/labels")
+        .map(|text| labels(&text))
+        .unwrap_or_default();
     let metadata = NodeMetadata {
         name: pod.clone(),
         namespace: namespace.clone(),
         labels,
         service_account: variable("SERVICE_ACCOUNT").unwrap_or_default(),
-        node_name: variable("ISTIO_META_NODE_NAME").or_else(|| variable("NODE_NAME")).unwrap_or_default(),
+        node_name: variable("ISTIO_META_NODE_NAME")
+            .or_else(|| variable("NODE_NAME"))
+            .unwrap_or_default(),
         cluster_id: variable("ISTIO_META_CLUSTER_ID").unwrap_or_else(|| "Kubernetes".into()),
         workload_name: variable("ISTIO_META_WORKLOAD_NAME").unwrap_or_default(),
         generator: String::new(),
     };
     let label = |names: &[&str]| {
-        names.iter().find_map(|name| metadata.labels.get(*name).cloned()).unwrap_or_default()
+        names
+            .iter()
+            .find_map(|name| metadata.labels.get(*name).cloned())
+            .unwrap_or_default()
     };
-    let workload = if metadata.workload_name.is_empty() { pod } else { metadata.workload_name.clone() };
-    let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    let workload = if metadata.workload_name.is_empty() {
+        pod
+    } else {
+        metadata.workload_name.clone()
+    };
+    let canonical = label(&[
+        "service.istio.io/canonical-name",
+        "app.kubernetes.io/name",
+        "app",
+    ]);
+    let revision = label(&[
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ]);
     let peer = Peer {
-        canonical_service: if canonical.is_empty() { workload.clone() } else { canonical },
-        canonical_revision: if revision.is_empty() { "latest".into() } else { revision },
+        canonical_service: if canonical.is_empty() {
+            workload.clone()
+        } else {
+            canonical
+        },
+        canonical_revision: if revision.is_empty() {
+            "latest".into()
+        } else {
+            revision
+        },
         app: label(&["app"]),
         version: label(&["version"]),
         workload,
@@ -201,7 +244,10 @@ fn identity(node_type: NodeType) -> anyhow::Result<Identity> {
         }
     });
     let cluster = format!("{}.{namespace}", peer.canonical_service);
-    Ok(Identity { node: trireme_xds::node::node(&id, &metadata, &cluster, locality), peer })
+    Ok(Identity {
+        node: trireme_xds::node::node(&id, &metadata, &cluster, locality),
+        peer,
+    })
 }
 
 /// Reads a static configuration.
@@ -220,13 +266,17 @@ fn from_file(file: &Path) -> anyhow::Result<Snapshot> {
 }
 
 fn unix_nanos() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Says what happens on standard error. Access logs go to standard output; the two do not mix.
 fn start_logging() {
-    let level = variable("PROXY_LOG").and_then(|text| text.parse().ok()).unwrap_or(tracing::Level::INFO);
+    let level = variable("PROXY_LOG")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(tracing::Level::INFO);
     // Another subscriber may be there already, in tests.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -236,8 +286,15 @@ fn start_logging() {
         .try_init();
 }
 
+/// Asks the kernel for small pages: a proxy's heap is a few MiB, and stands beside every workload.
+pub fn without_huge_pages() {
+    // SAFETY: it takes numbers only and touches no memory of ours.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 /// The program. `args` without the program's own name.
 pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
+    without_huge_pages();
     start_logging();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let run = options(args).and_then(run);
@@ -251,7 +308,10 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::LocalRuntime> {
-    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("starting a worker")
+    Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .context("starting a worker")
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
@@ -278,7 +338,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let mut threads = Vec::new();
     for number in 1..options.concurrency {
         let (shared, stop, drain) = (shared.clone(), stop.clone(), drain.clone());
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(WORKER_STACK_BYTES);
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .stack_size(WORKER_STACK_BYTES);
         threads.push(thread.spawn(move || -> anyhow::Result<()> {
             let runtime = self::runtime()?;
             runtime.block_on(async {
@@ -289,19 +351,30 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         })?);
     }
     let worker = Worker::new(shared.clone(), net.clone(), drain.clone());
-    let control = admin::Control { shared: shared.clone(), drain: drain.clone(), quit: CancellationToken::new() };
+    let control = admin::Control {
+        shared: shared.clone(),
+        drain: drain.clone(),
+        quit: CancellationToken::new(),
+    };
     for (address, scope) in [
         (options.admin, admin::Scope::Everything),
         (options.status, admin::Scope::Health),
         (options.metrics, admin::Scope::Metrics),
     ] {
         if let Some(address) = address {
-            admin::listen(&net, address, scope, &control).await.with_context(|| format!("listening on {address}"))?;
+            admin::listen(&net, address, scope, &control)
+                .await
+                .with_context(|| format!("listening on {address}"))?;
         }
     }
     crate::spawn_background(&shared, &net);
     if let (Some(node), Some(discovery)) = (node, &options.discovery) {
-        let servers = discovery.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        let servers = discovery
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty())
+            .map(str::to_owned)
+            .collect();
         let options = xds::Options {
             servers,
             authorities: options.authorities.clone(),
@@ -355,7 +428,8 @@ mod tests {
 
     #[test]
     fn reads_arguments() {
-        let found = of(&["proxy", "static", "f", "--concurrency", "2", "--admin=none"]).expect("valid");
+        let found =
+            of(&["proxy", "static", "f", "--concurrency", "2", "--admin=none"]).expect("valid");
         assert_eq!(found.role, Role::Static("f".into()));
         assert_eq!((found.concurrency, found.admin), (2, None));
         assert!(of(&["sidecar", "--nonsense", "1"]).is_err());

@@ -14,7 +14,9 @@ use trireme_proxy_decide::config::Priority;
 use trireme_proxy_decide::exchange::{RateLimitAnswer, RateLimitQuestion};
 use trireme_proxy_decide::head::RequestHead;
 use trireme_xds::pb::envoy::config::core::v3::HeaderValue as Header;
-use trireme_xds::pb::envoy::extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry};
+use trireme_xds::pb::envoy::extensions::common::ratelimit::v3::{
+    RateLimitDescriptor, rate_limit_descriptor::Entry,
+};
 use trireme_xds::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use trireme_xds::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
@@ -32,17 +34,27 @@ const PREFIX_BYTES: usize = 5;
 /// Asks. The exchange limits the time.
 pub fn ask(worker: &Rc<Worker>, question: RateLimitQuestion) -> Local<'static, RateLimitAnswer> {
     let worker = worker.clone();
-    Box::pin(async move { answered(&worker, &question).await.unwrap_or(RateLimitAnswer::Error) })
+    Box::pin(async move {
+        answered(&worker, &question)
+            .await
+            .unwrap_or(RateLimitAnswer::Error)
+    })
 }
 
 fn message(question: &RateLimitQuestion) -> Bytes {
-    let descriptors = question.descriptors.iter().map(|entries| RateLimitDescriptor {
-        entries: entries
-            .iter()
-            .map(|entry| Entry { key: entry.key.to_string(), value: entry.value.to_string() })
-            .collect(),
-        ..RateLimitDescriptor::default()
-    });
+    let descriptors = question
+        .descriptors
+        .iter()
+        .map(|entries| RateLimitDescriptor {
+            entries: entries
+                .iter()
+                .map(|entry| Entry {
+                    key: entry.key.to_string(),
+                    value: entry.value.to_string(),
+                })
+                .collect(),
+            ..RateLimitDescriptor::default()
+        });
     let request = RateLimitRequest {
         domain: question.filter.domain.to_string(),
         descriptors: descriptors.collect(),
@@ -80,10 +92,14 @@ async fn answered(worker: &Rc<Worker>, question: &RateLimitQuestion) -> Option<R
         head.authority = HeaderValue::from_str(rest).ok()?;
     }
     head.method = Method::POST;
-    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    head.headers.insert(TE, HeaderValue::from_static("trailers"));
+    head.headers
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    head.headers
+        .insert(TE, HeaderValue::from_static("trailers"));
     let peer = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-    let pool = worker.pool(&cluster, &host, Priority::Default, Some(true), peer, None).ok()?;
+    let pool = worker
+        .pool(&cluster, &host, Priority::Default, Some(true), peer, None)
+        .ok()?;
     let (mut attempt, mut progress) = Attempt::begin(pool, cluster);
     let mut place = None;
     let received = loop {
@@ -119,7 +135,10 @@ async fn answered(worker: &Rc<Worker>, question: &RateLimitQuestion) -> Option<R
     let answer = RateLimitResponse::decode(&bytes[PREFIX_BYTES..]).ok()?;
     let response_headers = headers(&answer.response_headers_to_add);
     Some(match Code::try_from(answer.overall_code) {
-        Ok(Code::OverLimit) => RateLimitAnswer::OverLimit { response_headers, body: answer.raw_body },
+        Ok(Code::OverLimit) => RateLimitAnswer::OverLimit {
+            response_headers,
+            body: answer.raw_body,
+        },
         Ok(Code::Ok) => RateLimitAnswer::Ok {
             request_headers: headers(&answer.request_headers_to_add),
             response_headers,

@@ -76,7 +76,11 @@ impl Recorder {
     #[must_use]
     pub fn replay(&self) -> Replay {
         self.0.borrow_mut().handed = true;
-        Replay { recorder: self.clone(), at: 0, trailers_sent: false }
+        Replay {
+            recorder: self.clone(),
+            at: 0,
+            trailers_sent: false,
+        }
     }
 
     /// How its arrival stands. The task is woken when it becomes complete, or too large to keep. While no attempt
@@ -133,7 +137,11 @@ impl Recording {
     }
 
     fn arrival(&self) -> Arrival {
-        Arrival { bytes: self.bytes as u64, complete: self.complete, overflowed: self.bytes > self.limit }
+        Arrival {
+            bytes: self.bytes as u64,
+            complete: self.complete,
+            overflowed: self.bytes > self.limit,
+        }
     }
 
     fn wake(&mut self) {
@@ -142,7 +150,10 @@ impl Recording {
         }
     }
 
-    fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_more(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(error) = &self.failed {
             return Poll::Ready(Some(Err(error.clone())));
         }

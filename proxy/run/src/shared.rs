@@ -127,7 +127,10 @@ impl Shared {
     /// A point in time as decisions see it.
     #[must_use]
     pub fn at(&self, instant: Instant) -> Nanos {
-        Nanos(u64::try_from(instant.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX))
+        Nanos(
+            u64::try_from(instant.saturating_duration_since(self.start).as_nanos())
+                .unwrap_or(u64::MAX),
+        )
     }
 
     /// The point in time that decisions call so.
@@ -210,15 +213,27 @@ impl Shared {
             Some(old) if *old.endpoints == *endpoints && Arc::ptr_eq(&old.of, cluster) => return,
             _ => {}
         }
-        let made = Cluster { endpoints: Some(endpoints.clone()), ..Cluster::clone(cluster) };
-        let resolution = Resolution { endpoints, of: cluster.clone(), made: Arc::new(made) };
-        configuration.resolutions.0.insert(cluster.name.clone(), resolution);
+        let made = Cluster {
+            endpoints: Some(endpoints.clone()),
+            ..Cluster::clone(cluster)
+        };
+        let resolution = Resolution {
+            endpoints,
+            of: cluster.clone(),
+            made: Arc::new(made),
+        };
+        configuration
+            .resolutions
+            .0
+            .insert(cluster.name.clone(), resolution);
         self.put_in_force(&mut configuration);
     }
 
     fn put_in_force(&self, configuration: &mut Configuration) {
         let Configuration { raw, resolutions } = configuration;
-        resolutions.0.retain(|name, _| raw.clusters.contains_key(name));
+        resolutions
+            .0
+            .retain(|name, _| raw.clusters.contains_key(name));
         let mut update = Update::default();
         for (name, resolution) in &mut resolutions.0 {
             if let Some(cluster) = raw.clusters.get(name)
@@ -226,15 +241,25 @@ impl Shared {
             {
                 // Until its names are resolved anew, a changed cluster keeps its hosts.
                 let endpoints = Some(resolution.endpoints.clone());
-                resolution.made = Arc::new(Cluster { endpoints, ..Cluster::clone(cluster) });
+                resolution.made = Arc::new(Cluster {
+                    endpoints,
+                    ..Cluster::clone(cluster)
+                });
                 resolution.of = cluster.clone();
             }
-            update.clusters.push((name.clone(), Some(resolution.made.clone())));
+            update
+                .clusters
+                .push((name.clone(), Some(resolution.made.clone())));
         }
         let generation = raw.generation;
-        let snapshot = if update.is_empty() { raw.clone() } else { raw.with(&update) };
+        let snapshot = if update.is_empty() {
+            raw.clone()
+        } else {
+            raw.with(&update)
+        };
         let now = self.now();
-        self.live.send_modify(|live| *live = Arc::new(live.update(snapshot, now)));
+        self.live
+            .send_modify(|live| *live = Arc::new(live.update(snapshot, now)));
         tracing::debug!(generation, "configuration in force");
     }
 
@@ -292,7 +317,9 @@ impl Shared {
         if errors.is_empty() {
             control_plane.accepted += 1;
             if let Some(kind) = kind {
-                control_plane.versions.insert(kind.service(), version.to_owned());
+                control_plane
+                    .versions
+                    .insert(kind.service(), version.to_owned());
             }
         } else {
             control_plane.rejected += 1;

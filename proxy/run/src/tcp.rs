@@ -40,7 +40,8 @@ impl Counter {
     fn report(&mut self, closed: bool) {
         let (received, sent) = (self.received - self.reported.0, self.sent - self.reported.1);
         if received + sent > 0 || closed {
-            self.metrics.moved(self.labels.clone(), received, sent, closed);
+            self.metrics
+                .moved(self.labels.clone(), received, sent, closed);
         }
         self.reported = (self.received, self.sent);
     }
@@ -102,7 +103,11 @@ struct Failed {
 
 impl Failed {
     fn new(flags: Flags, details: &'static str) -> Self {
-        Self { flags, details: Some(details), reason: String::new() }
+        Self {
+            flags,
+            details: Some(details),
+            reason: String::new(),
+        }
     }
 }
 
@@ -122,12 +127,21 @@ async fn connect(
     };
     loop {
         let now = worker.now();
-        let Some(token) = cluster.breaker.take(Priority::Default, Resource::Connections) else {
+        let Some(token) = cluster
+            .breaker
+            .take(Priority::Default, Resource::Connections)
+        else {
             upstream::ClusterStats::inc(&cluster.stats.upstream_cx_overflow);
-            return Err(Failed::new(Flags::UPSTREAM_OVERFLOW, "upstream_cx_overflow"));
+            return Err(Failed::new(
+                Flags::UPSTREAM_OVERFLOW,
+                "upstream_cx_overflow",
+            ));
         };
         let Some(host) = worker.with_rng(|rng| cluster.choose(&choice, now, rng)) else {
-            return Err(Failed::new(Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"));
+            return Err(Failed::new(
+                Flags::NO_HEALTHY_UPSTREAM,
+                "no_healthy_upstream",
+            ));
         };
         let open = OpenConnection::new(&host, cluster.breaker.max_connections_per_host());
         *attempts += 1;
@@ -139,8 +153,15 @@ async fn connect(
         let now = worker.now();
         match dialed {
             Ok((stream, _)) => {
-                worker.with_rng(|rng| cluster.report(&host, outlier::Outcome::ConnectedFinal, now, rng));
-                return Ok(Connected { stream, host, _token: token, _open: open });
+                worker.with_rng(|rng| {
+                    cluster.report(&host, outlier::Outcome::ConnectedFinal, now, rng)
+                });
+                return Ok(Connected {
+                    stream,
+                    host,
+                    _token: token,
+                    _open: open,
+                });
             }
             Err(error) => {
                 upstream::ClusterStats::inc(&cluster.stats.upstream_cx_connect_fail);
@@ -151,8 +172,13 @@ async fn connect(
                 }
                 worker.with_rng(|rng| cluster.report(&host, outcome, now, rng));
                 if *attempts >= most {
-                    let flags = Flags::UPSTREAM_CONNECTION_FAILURE | Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
-                    return Err(Failed { flags, details: None, reason: error.to_string() });
+                    let flags =
+                        Flags::UPSTREAM_CONNECTION_FAILURE | Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+                    return Err(Failed {
+                        flags,
+                        details: None,
+                        reason: error.to_string(),
+                    });
                 }
             }
         }
@@ -161,7 +187,10 @@ async fn connect(
 
 /// The hash of the source address, where the policy asks for one.
 fn hash(proxy: &TcpProxy, downstream: &Downstream) -> Option<u64> {
-    let by_source = proxy.hash_policy.iter().any(|policy| matches!(policy.source, HashSource::SourceIp));
+    let by_source = proxy
+        .hash_policy
+        .iter()
+        .any(|policy| matches!(policy.source, HashSource::SourceIp));
     by_source.then(|| twox_hash::XxHash64::oneshot(0, downstream.peer.ip().to_string().as_bytes()))
 }
 
@@ -182,7 +211,12 @@ impl Drop for ActiveConnection {
 }
 
 /// Serves one connection until it ends.
-pub async fn serve(worker: &Rc<Worker>, downstream: Downstream, proxy: &TcpProxy, transport: Transport) {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    downstream: Downstream,
+    proxy: &TcpProxy,
+    transport: Transport,
+) {
     let begin = Instant::now();
     let stats = worker.shared.registry.tcp(&proxy.stat_prefix);
     stats.add(TcpStat::ConnectionTotal);
@@ -193,7 +227,11 @@ pub async fn serve(worker: &Rc<Worker>, downstream: Downstream, proxy: &TcpProxy
     let facts_of = cluster.as_ref().map(|cluster| worker.facts(cluster));
     let inbound = downstream.served.listener.direction == TrafficDirection::Inbound;
     let mut labels = Labels {
-        reporter: if inbound { Reporter::Destination } else { Reporter::Source },
+        reporter: if inbound {
+            Reporter::Destination
+        } else {
+            Reporter::Source
+        },
         source: (!inbound).then(|| worker.shared.peer.clone()),
         destination: inbound.then(|| worker.shared.peer.clone()),
         service: facts_of.as_ref().and_then(|facts| facts.service.clone()),
@@ -226,7 +264,12 @@ pub async fn serve(worker: &Rc<Worker>, downstream: Downstream, proxy: &TcpProxy
     match (connected, facts_of) {
         (Ok(connected), Some(cluster)) => {
             if !inbound {
-                labels.destination = connected.host.labels.workload.as_deref().map(|text| worker.peer(text));
+                labels.destination = connected
+                    .host
+                    .labels
+                    .workload
+                    .as_deref()
+                    .map(|text| worker.peer(text));
             }
             worker.metrics.opened(labels.clone());
             let mut counter = Counter {
@@ -241,10 +284,22 @@ pub async fn serve(worker: &Rc<Worker>, downstream: Downstream, proxy: &TcpProxy
             };
             facts.upstream_host = Some(connected.host.address);
             let _active = ActiveConnection::new(&cluster.stats);
-            match join(&downstream, proxy, transport, connected.stream, &mut counter).await {
+            match join(
+                &downstream,
+                proxy,
+                transport,
+                connected.stream,
+                &mut counter,
+            )
+            .await
+            {
                 tunnel::Outcome::Idle => stats.add(TcpStat::IdleTimeout),
-                tunnel::Outcome::FirstFailed(_) => facts.flags = Flags::DOWNSTREAM_CONNECTION_TERMINATION,
-                tunnel::Outcome::SecondFailed(_) => facts.flags = Flags::UPSTREAM_CONNECTION_TERMINATION,
+                tunnel::Outcome::FirstFailed(_) => {
+                    facts.flags = Flags::DOWNSTREAM_CONNECTION_TERMINATION
+                }
+                tunnel::Outcome::SecondFailed(_) => {
+                    facts.flags = Flags::UPSTREAM_CONNECTION_TERMINATION
+                }
                 tunnel::Outcome::Finished => {}
             }
             facts.bytes_received = counter.received;
@@ -281,7 +336,10 @@ async fn join(
         tunnel::Count::forth(counter, early);
     }
     let first = Side { io, unsent };
-    let second = Side { io: upstream, unsent: input.to_vec() };
+    let second = Side {
+        io: upstream,
+        unsent: input.to_vec(),
+    };
     let idle = Some(proxy.idle_timeout).filter(|timeout| !timeout.is_zero());
     let joined = tunnel::join(first, second, idle, counter);
     let most = async {

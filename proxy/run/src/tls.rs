@@ -5,13 +5,17 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use thiserror::Error;
-use trireme_proxy_decide::config::{DownstreamTls, SecretSource, StringMatch, StringMatcher, UpstreamTls, ValidationContext};
+use trireme_proxy_decide::config::{
+    DownstreamTls, SecretSource, StringMatch, StringMatcher, UpstreamTls, ValidationContext,
+};
 
 /// A certificate file larger than this is none.
 const MAX_SECRET_BYTES: u64 = 1024 * 1024;
@@ -63,15 +67,22 @@ fn load(source: &SecretSource, part: Part, secrets: &Secrets) -> Result<Arc<[u8]
     match source {
         SecretSource::Inline(bytes) => Ok(bytes.clone()),
         SecretSource::File(path) => {
-            let fail = |error| TlsError::File { file: path.clone(), error };
+            let fail = |error| TlsError::File {
+                file: path.clone(),
+                error,
+            };
             let length = std::fs::metadata(&**path).map_err(fail)?.len();
             if length > MAX_SECRET_BYTES {
-                return Err(TlsError::Secret(format!("{path} is larger than {MAX_SECRET_BYTES} bytes")));
+                return Err(TlsError::Secret(format!(
+                    "{path} is larger than {MAX_SECRET_BYTES} bytes"
+                )));
             }
             Ok(std::fs::read(&**path).map_err(fail)?.into())
         }
         SecretSource::Sds(name) => {
-            let secret = secrets.get(name).ok_or_else(|| TlsError::Absent(name.clone()))?;
+            let secret = secrets
+                .get(name)
+                .ok_or_else(|| TlsError::Absent(name.clone()))?;
             Ok(match part {
                 Part::Chain => secret.certificate_chain.clone(),
                 Part::Key => secret.private_key.clone(),
@@ -85,13 +96,16 @@ fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match chain {
         Ok(chain) if !chain.is_empty() => Ok(chain),
-        Ok(_) => Err(TlsError::Secret("there is no certificate in the secret".into())),
+        Ok(_) => Err(TlsError::Secret(
+            "there is no certificate in the secret".into(),
+        )),
         Err(error) => Err(TlsError::Secret(format!("certificate: {error}"))),
     }
 }
 
 fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|error| TlsError::Secret(format!("private key: {error}")))
+    PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|error| TlsError::Secret(format!("private key: {error}")))
 }
 
 fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
@@ -103,17 +117,26 @@ fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
 }
 
 /// The authorities that distributions install.
-const SYSTEM_ROOTS: &[&str] = &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+const SYSTEM_ROOTS: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+];
 
-fn authorities(context: &ValidationContext, secrets: &Secrets) -> Result<Option<Arc<RootCertStore>>, TlsError> {
+fn authorities(
+    context: &ValidationContext,
+    secrets: &Secrets,
+) -> Result<Option<Arc<RootCertStore>>, TlsError> {
     if let Some(source) = &context.trusted_ca {
         return roots(&load(source, Part::Authorities, secrets)?).map(Some);
     }
     if !context.system_roots {
         return Ok(None);
     }
-    let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
-    let pem = found.ok_or_else(|| TlsError::Secret("the system has no authorities installed".into()))?;
+    let found = SYSTEM_ROOTS
+        .iter()
+        .find_map(|path| std::fs::read(path).ok());
+    let pem =
+        found.ok_or_else(|| TlsError::Secret("the system has no authorities installed".into()))?;
     roots(&pem).map(Some)
 }
 
@@ -147,18 +170,24 @@ pub fn server(tls: &DownstreamTls, secrets: &Secrets) -> Result<Arc<ServerConfig
         Some(context) => match authorities(context, secrets)? {
             Some(roots) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
-                let verifier =
-                    if tls.require_client_certificate { verifier } else { verifier.allow_unauthenticated() };
-                let verifier =
-                    verifier.build().map_err(|error| TlsError::Secret(format!("client authorities: {error}")))?;
+                let verifier = if tls.require_client_certificate {
+                    verifier
+                } else {
+                    verifier.allow_unauthenticated()
+                };
+                let verifier = verifier
+                    .build()
+                    .map_err(|error| TlsError::Secret(format!("client authorities: {error}")))?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
         },
         None => builder.with_no_client_auth(),
     };
-    let (certificate, private_key) =
-        tls.certificates.first().ok_or_else(|| TlsError::Secret("the listener has no certificate".into()))?;
+    let (certificate, private_key) = tls
+        .certificates
+        .first()
+        .ok_or_else(|| TlsError::Secret("the listener has no certificate".into()))?;
     let certificate = chain(&load(certificate, Part::Chain, secrets)?)?;
     let private_key = key(&load(private_key, Part::Key, secrets)?)?;
     let mut config = builder.with_single_cert(certificate, private_key)?;
@@ -180,13 +209,20 @@ struct Verifier {
 /// Whether a name in a certificate is one that is wanted. A certificate for `*.example.com` is one for each name with
 /// one label more.
 fn names(wanted: &StringMatcher, present: &str) -> bool {
-    let fold = |text: &str| if wanted.ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
+    let fold = |text: &str| {
+        if wanted.ignore_case {
+            text.to_ascii_lowercase()
+        } else {
+            text.to_owned()
+        }
+    };
     let present = fold(present);
     match &wanted.pattern {
         StringMatch::Exact(name) => {
             let name = fold(name);
             let by_wildcard = present.strip_prefix("*.").is_some_and(|parent| {
-                name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent)
+                name.split_once('.')
+                    .is_some_and(|(label, rest)| !label.is_empty() && rest == parent)
             });
             present == name || by_wildcard
         }
@@ -198,29 +234,41 @@ fn names(wanted: &StringMatcher, present: &str) -> bool {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        use std::fmt::Write as _;
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            use std::fmt::Write as _;
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn alternative_names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, rustls::Error> {
     use x509_parser::extensions::GeneralName;
     let bad = || rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| bad())?;
-    let Some(extension) = parsed.subject_alternative_name().map_err(|_| bad())? else { return Ok(Vec::new()) };
-    let names = extension.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
-            Some((*name).to_owned())
-        }
-        GeneralName::IPAddress(bytes) => match bytes.len() {
-            4 => <[u8; 4]>::try_from(*bytes).ok().map(|octets| std::net::Ipv4Addr::from(octets).to_string()),
-            16 => <[u8; 16]>::try_from(*bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string()),
+    let Some(extension) = parsed.subject_alternative_name().map_err(|_| bad())? else {
+        return Ok(Vec::new());
+    };
+    let names = extension
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
+                Some((*name).to_owned())
+            }
+            GeneralName::IPAddress(bytes) => match bytes.len() {
+                4 => <[u8; 4]>::try_from(*bytes)
+                    .ok()
+                    .map(|octets| std::net::Ipv4Addr::from(octets).to_string()),
+                16 => <[u8; 16]>::try_from(*bytes)
+                    .ok()
+                    .map(|octets| std::net::Ipv6Addr::from(octets).to_string()),
+                _ => None,
+            },
             _ => None,
-        },
-        _ => None,
-    });
+        });
     Ok(names.collect())
 }
 
@@ -233,7 +281,11 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let refuse = || rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure);
+        let refuse = || {
+            rustls::Error::InvalidCertificate(
+                rustls::CertificateError::ApplicationVerificationFailure,
+            )
+        };
         if self.roots.is_some() || self.sent_name {
             let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
             if let Some(roots) = &self.roots {
@@ -259,7 +311,11 @@ impl ServerCertVerifier for Verifier {
         }
         if !self.names.is_empty() {
             let present = alternative_names(end_entity)?;
-            if !self.names.iter().any(|wanted| present.iter().any(|name| names(wanted, name))) {
+            if !self
+                .names
+                .iter()
+                .any(|wanted| present.iter().any(|name| names(wanted, name)))
+            {
                 return Err(refuse());
             }
         }
@@ -293,7 +349,11 @@ impl ServerCertVerifier for Verifier {
 ///
 /// # Errors
 /// When a secret is absent or broken.
-pub fn client(tls: &UpstreamTls, secrets: &Secrets, protocols: &[&str]) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client(
+    tls: &UpstreamTls,
+    secrets: &Secrets,
+    protocols: &[&str],
+) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
     let algorithms = provider.signature_verification_algorithms;
     let context = tls.validation.clone().unwrap_or_default();
@@ -311,12 +371,16 @@ pub fn client(tls: &UpstreamTls, secrets: &Secrets, protocols: &[&str]) -> Resul
     let mut config = match &tls.certificate {
         Some((certificate, private_key)) => {
             let certificate = chain(&load(certificate, Part::Chain, secrets)?)?;
-            builder.with_client_auth_cert(certificate, key(&load(private_key, Part::Key, secrets)?)?)?
+            builder
+                .with_client_auth_cert(certificate, key(&load(private_key, Part::Key, secrets)?)?)?
         }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = if tls.alpn.is_empty() {
-        protocols.iter().map(|name| name.as_bytes().to_vec()).collect()
+        protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect()
     } else {
         alpn(&tls.alpn)
     };
@@ -327,7 +391,10 @@ pub fn client(tls: &UpstreamTls, secrets: &Secrets, protocols: &[&str]) -> Resul
 ///
 /// # Errors
 /// When it is no name.
-pub fn server_name(sni: Option<&str>, address: std::net::IpAddr) -> Result<ServerName<'static>, TlsError> {
+pub fn server_name(
+    sni: Option<&str>,
+    address: std::net::IpAddr,
+) -> Result<ServerName<'static>, TlsError> {
     match sni {
         Some(name) if !name.is_empty() => ServerName::try_from(name.to_owned())
             .map_err(|_| TlsError::Secret(format!("{name:?} cannot be sent as a server name"))),

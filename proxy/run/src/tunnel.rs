@@ -83,7 +83,9 @@ fn poll_flow(
         let mut sent = 0;
         while sent < unsent.len() {
             match Pin::new(&mut *to).poll_write(context, &unsent[sent..]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Fault::Writing(io::ErrorKind::WriteZero))),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Fault::Writing(io::ErrorKind::WriteZero)));
+                }
                 Poll::Ready(Ok(written)) => sent += written,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(writing(error))),
                 Poll::Pending => {
@@ -122,13 +124,16 @@ fn poll_pass(
 ) -> Poll<Result<usize, Fault>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(from).poll_read(context, &mut buffer)).map_err(|error| Fault::Reading(error.kind()))?;
+        ready!(Pin::new(from).poll_read(context, &mut buffer))
+            .map_err(|error| Fault::Reading(error.kind()))?;
         let read = buffer.filled();
         if read.is_empty() {
             return Poll::Ready(Ok(0));
         }
         let sent = match Pin::new(to).poll_write(context, read) {
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(Fault::Writing(io::ErrorKind::WriteZero))),
+            Poll::Ready(Ok(0)) => {
+                return Poll::Ready(Err(Fault::Writing(io::ErrorKind::WriteZero)));
+            }
             Poll::Ready(Ok(written)) => written,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Writing(error.kind()))),
             Poll::Pending => 0,
@@ -151,8 +156,22 @@ pub async fn join(
     deadline.set(idle_timeout.map(|timeout| Instant::now() + timeout));
     std::future::poll_fn(|context| {
         let (mut sent, mut received) = (0, 0);
-        let going = poll_flow(context, &mut forth, &mut first.io, &mut second.io, &mut second.unsent, &mut sent);
-        let coming = poll_flow(context, &mut back, &mut second.io, &mut first.io, &mut first.unsent, &mut received);
+        let going = poll_flow(
+            context,
+            &mut forth,
+            &mut first.io,
+            &mut second.io,
+            &mut second.unsent,
+            &mut sent,
+        );
+        let coming = poll_flow(
+            context,
+            &mut back,
+            &mut second.io,
+            &mut first.io,
+            &mut first.unsent,
+            &mut received,
+        );
         if sent > 0 {
             count.forth(sent);
         }
@@ -160,10 +179,12 @@ pub async fn join(
             count.back(received);
         }
         match (going, coming) {
-            (Poll::Ready(Err(Fault::Reading(kind))), _) | (_, Poll::Ready(Err(Fault::Writing(kind)))) => {
+            (Poll::Ready(Err(Fault::Reading(kind))), _)
+            | (_, Poll::Ready(Err(Fault::Writing(kind)))) => {
                 return Poll::Ready(Outcome::FirstFailed(kind));
             }
-            (Poll::Ready(Err(Fault::Writing(kind))), _) | (_, Poll::Ready(Err(Fault::Reading(kind)))) => {
+            (Poll::Ready(Err(Fault::Writing(kind))), _)
+            | (_, Poll::Ready(Err(Fault::Reading(kind)))) => {
                 return Poll::Ready(Outcome::SecondFailed(kind));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Outcome::Finished),

@@ -198,8 +198,10 @@ impl Worker {
         for pool in gone {
             pool.retire();
         }
-        let known: Vec<usize> =
-            live.in_use().map(|cluster| Arc::as_ptr(&cluster.stats) as usize).collect();
+        let known: Vec<usize> = live
+            .in_use()
+            .map(|cluster| Arc::as_ptr(&cluster.stats) as usize)
+            .collect();
         self.facts.borrow_mut().retain(|key, _| known.contains(key));
     }
 
@@ -253,10 +255,18 @@ impl Worker {
         let mut facts = self.facts.borrow_mut();
         let entry = facts.entry(key).or_insert_with(|| ClusterFacts {
             stats: self.shared.registry.cluster(&cluster.config.name),
-            service: cluster.config.services.first().map(|(host, name, namespace)| {
-                let text = |part: &Arc<str>| part.to_string();
-                Arc::new(Service { host: text(host), name: text(name), namespace: text(namespace) })
-            }),
+            service: cluster
+                .config
+                .services
+                .first()
+                .map(|(host, name, namespace)| {
+                    let text = |part: &Arc<str>| part.to_string();
+                    Arc::new(Service {
+                        host: text(host),
+                        name: text(name),
+                        namespace: text(namespace),
+                    })
+                }),
             key: cluster.stats.clone(),
         });
         debug_assert!(Arc::ptr_eq(&entry.key, &cluster.stats));
@@ -293,7 +303,9 @@ impl Worker {
         let config = &cluster.config;
         let source = (config.connection.bind == UpstreamBind::Downstream).then_some(peer);
         let server_name = match transport(config, host) {
-            Some(tls) if tls.auto_sni || config.http.auto_sni => authority.map(|name| Arc::from(hostname(name))),
+            Some(tls) if tls.auto_sni || config.http.auto_sni => {
+                authority.map(|name| Arc::from(hostname(name)))
+            }
             _ => None,
         };
         let key = PoolKey {
@@ -311,10 +323,30 @@ impl Worker {
             Some(false) => &["http/1.1"],
             None => &["h2", "http/1.1"],
         };
-        let dialer = self.dialer(cluster, host, Some(peer), http2, protocols, server_name.as_deref())?;
+        let dialer = self.dialer(
+            cluster,
+            host,
+            Some(peer),
+            http2,
+            protocols,
+            server_name.as_deref(),
+        )?;
         let stats = self.facts(cluster).stats;
-        let pool = HostPool::new(cluster.clone(), host.clone(), priority, dialer, stats, http2);
-        self.pools.borrow_mut().insert(key, PoolEntry { pool: pool.clone(), config: config.clone() });
+        let pool = HostPool::new(
+            cluster.clone(),
+            host.clone(),
+            priority,
+            dialer,
+            stats,
+            http2,
+        );
+        self.pools.borrow_mut().insert(
+            key,
+            PoolEntry {
+                pool: pool.clone(),
+                config: config.clone(),
+            },
+        );
         Ok(pool)
     }
 
@@ -362,14 +394,22 @@ impl Worker {
         let (number, secrets) = self.shared.secrets();
         let mut sessions = self.client_sessions.borrow_mut();
         sessions.retain(|one| one.secrets == number);
-        if let Some(one) = sessions.iter().find(|one| Arc::ptr_eq(&one.of, tls) && one.protocol == protocol) {
+        if let Some(one) = sessions
+            .iter()
+            .find(|one| Arc::ptr_eq(&one.of, tls) && one.protocol == protocol)
+        {
             return Ok(one.made.clone());
         }
         let made = tls::client(tls, &secrets, protocols)?;
         if sessions.len() >= MAX_SESSIONS {
             sessions.remove(0);
         }
-        sessions.push(Session { of: tls.clone(), protocol, secrets: number, made: made.clone() });
+        sessions.push(Session {
+            of: tls.clone(),
+            protocol,
+            secrets: number,
+            made: made.clone(),
+        });
         Ok(made)
     }
 
@@ -377,7 +417,10 @@ impl Worker {
     ///
     /// # Errors
     /// When a secret is absent or broken.
-    pub fn server_tls(&self, tls: &Arc<DownstreamTls>) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    pub fn server_tls(
+        &self,
+        tls: &Arc<DownstreamTls>,
+    ) -> Result<Arc<rustls::ServerConfig>, TlsError> {
         let (number, secrets) = self.shared.secrets();
         let mut sessions = self.server_sessions.borrow_mut();
         sessions.retain(|one| one.secrets == number);
@@ -388,12 +431,23 @@ impl Worker {
         if sessions.len() >= MAX_SESSIONS {
             sessions.remove(0);
         }
-        sessions.push(Session { of: tls.clone(), protocol: None, secrets: number, made: made.clone() });
+        sessions.push(Session {
+            of: tls.clone(),
+            protocol: None,
+            secrets: number,
+            made: made.clone(),
+        });
         Ok(made)
     }
 
     /// Logs a connection that no filter chain takes.
-    pub(crate) fn no_filter_chain(&self, served: &Served, peer: SocketAddr, destination: SocketAddr, found: &Found) {
+    pub(crate) fn no_filter_chain(
+        &self,
+        served: &Served,
+        peer: SocketAddr,
+        destination: SocketAddr,
+        found: &Found,
+    ) {
         self.access_log.log(
             &served.listener.access_logs,
             &StreamFacts {

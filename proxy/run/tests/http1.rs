@@ -25,7 +25,10 @@ fn options(drain: Drain) -> server::Options {
         max_requests: None,
         drain,
         server_name: HeaderValue::from_static("istio-envoy"),
-        limits: Limits { accept_http_10: false, ..Limits::default() },
+        limits: Limits {
+            accept_http_10: false,
+            ..Limits::default()
+        },
     }
 }
 
@@ -38,7 +41,10 @@ async fn handle(request: Request<Body>) -> Reply {
     match body.collect().await {
         Ok(body) => {
             let length = body.to_bytes().len();
-            Reply::from(Response::new(Body::text(format!("{} {} {length}", parts.method, parts.uri))))
+            Reply::from(Response::new(Body::text(format!(
+                "{} {} {length}",
+                parts.method, parts.uri
+            ))))
         }
         Err(error) => {
             let mut response = Response::new(Body::text(error.to_string()));
@@ -49,7 +55,10 @@ async fn handle(request: Request<Body>) -> Reply {
 }
 
 fn run<F: Future>(test: F) -> F::Output {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).expect("runtime");
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .expect("runtime");
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("in time") })
 }
 
@@ -75,7 +84,11 @@ async fn converse(address: SocketAddr, bytes: &[u8]) -> String {
 }
 
 fn statuses(answer: &str) -> Vec<&str> {
-    answer.split("HTTP/1.1 ").skip(1).map(|rest| &rest[..3]).collect()
+    answer
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|rest| &rest[..3])
+        .collect()
 }
 
 const END: &str = "GET /last HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -91,7 +104,12 @@ fn serves_requests_in_turn() {
         );
         let answer = converse(address, bytes.as_bytes()).await;
         assert_eq!(statuses(&answer), ["200"; 4], "{answer}");
-        for expected in ["GET /first?x=1 0", "POST /second 5", "PUT /third 13", "GET /last 0"] {
+        for expected in [
+            "GET /first?x=1 0",
+            "POST /second 5",
+            "PUT /third 13",
+            "GET /last 0",
+        ] {
             assert!(answer.contains(expected), "{expected} in {answer}");
         }
     });
@@ -100,40 +118,110 @@ fn serves_requests_in_turn() {
 #[test]
 fn refuses_what_is_ambiguous() {
     let head = |more: &str| format!("POST / HTTP/1.1\r\nhost: a\r\n{more}\r\n");
-    let many = (0..101).map(|number| format!("x-{number}: v\r\n")).collect::<String>();
+    let many = (0..101)
+        .map(|number| format!("x-{number}: v\r\n"))
+        .collect::<String>();
     let large = format!("x: {}\r\n", "v".repeat(61 * 1024));
     let cases: Vec<(&str, String, &str)> = vec![
-        ("length and chunks", head("content-length: 4\r\ntransfer-encoding: chunked\r\n"), "400"),
-        ("chunks and length", head("transfer-encoding: chunked\r\ncontent-length: 4\r\n"), "400"),
-        ("two lengths", head("content-length: 4\r\ncontent-length: 5\r\n"), "400"),
-        ("one length twice", head("content-length: 4\r\ncontent-length: 4\r\n"), "400"),
+        (
+            "length and chunks",
+            head("content-length: 4\r\ntransfer-encoding: chunked\r\n"),
+            "400",
+        ),
+        (
+            "chunks and length",
+            head("transfer-encoding: chunked\r\ncontent-length: 4\r\n"),
+            "400",
+        ),
+        (
+            "two lengths",
+            head("content-length: 4\r\ncontent-length: 5\r\n"),
+            "400",
+        ),
+        (
+            "one length twice",
+            head("content-length: 4\r\ncontent-length: 4\r\n"),
+            "400",
+        ),
         ("a list of lengths", head("content-length: 4, 4\r\n"), "400"),
         ("a signed length", head("content-length: +4\r\n"), "400"),
         ("a negative length", head("content-length: -1\r\n"), "400"),
-        ("a hexadecimal length", head("content-length: 0x4\r\n"), "400"),
+        (
+            "a hexadecimal length",
+            head("content-length: 0x4\r\n"),
+            "400",
+        ),
         ("an empty length", head("content-length: \r\n"), "400"),
-        ("a length past 2^64", head("content-length: 18446744073709551616\r\n"), "400"),
+        (
+            "a length past 2^64",
+            head("content-length: 18446744073709551616\r\n"),
+            "400",
+        ),
         ("another coding", head("transfer-encoding: gzip\r\n"), "501"),
-        ("a coding after chunked", head("transfer-encoding: chunked, gzip\r\n"), "501"),
-        ("chunked twice", head("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n"), "501"),
-        ("a coding with a tab", head("transfer-encoding: chunked\x0b\r\n"), "400"),
+        (
+            "a coding after chunked",
+            head("transfer-encoding: chunked, gzip\r\n"),
+            "501",
+        ),
+        (
+            "chunked twice",
+            head("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n"),
+            "501",
+        ),
+        (
+            "a coding with a tab",
+            head("transfer-encoding: chunked\x0b\r\n"),
+            "400",
+        ),
         ("identity", head("transfer-encoding: identity\r\n"), "501"),
         ("a folded line", head("x: a\r\n b\r\n"), "400"),
-        ("a folded coding", head("transfer-encoding:\r\n chunked\r\n"), "400"),
-        ("a space before the colon", head("content-length : 4\r\n"), "400"),
-        ("a space before the name", head(" content-length: 4\r\n"), "400"),
+        (
+            "a folded coding",
+            head("transfer-encoding:\r\n chunked\r\n"),
+            "400",
+        ),
+        (
+            "a space before the colon",
+            head("content-length : 4\r\n"),
+            "400",
+        ),
+        (
+            "a space before the name",
+            head(" content-length: 4\r\n"),
+            "400",
+        ),
         ("a null byte", head("x: a\0b\r\n"), "400"),
         ("a bare CR", head("x: a\rcontent-length: 3\r\n"), "400"),
         ("no host", "GET / HTTP/1.1\r\n\r\n".into(), "400"),
-        ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".into(), "400"),
+        (
+            "two hosts",
+            "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".into(),
+            "400",
+        ),
         ("no version", "GET /\r\nhost: a\r\n\r\n".into(), "400"),
-        ("HTTP/1.0", "GET / HTTP/1.0\r\nhost: a\r\n\r\n".into(), "426"),
-        ("HTTP/2.0", "GET / HTTP/2.0\r\nhost: a\r\n\r\n".into(), "400"),
-        ("a space in the target", "GET /a b HTTP/1.1\r\nhost: a\r\n\r\n".into(), "400"),
+        (
+            "HTTP/1.0",
+            "GET / HTTP/1.0\r\nhost: a\r\n\r\n".into(),
+            "426",
+        ),
+        (
+            "HTTP/2.0",
+            "GET / HTTP/2.0\r\nhost: a\r\n\r\n".into(),
+            "400",
+        ),
+        (
+            "a space in the target",
+            "GET /a b HTTP/1.1\r\nhost: a\r\n\r\n".into(),
+            "400",
+        ),
         ("no method", " / HTTP/1.1\r\nhost: a\r\n\r\n".into(), "400"),
         ("many headers", head(&many), "431"),
         ("a large head", head(&large), "431"),
-        ("a head without end", format!("GET / HTTP/1.1\r\nx: {}", "v".repeat(61 * 1024)), "431"),
+        (
+            "a head without end",
+            format!("GET / HTTP/1.1\r\nx: {}", "v".repeat(61 * 1024)),
+            "431",
+        ),
     ];
     run(async {
         let address = serve(Drain::new()).await;
@@ -164,14 +252,22 @@ fn refuses_bad_chunks() {
     run(async {
         let address = serve(Drain::new()).await;
         for (name, chunks) in cases {
-            let bytes = format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunks}{END}");
+            let bytes = format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunks}{END}"
+            );
             let answer = converse(address, bytes.as_bytes()).await;
             // The handler saw the body fail, or the connection was refused; nothing after it was served.
             let seen = statuses(&answer);
             assert!(seen == ["400"] || seen == ["418"], "{name}: {answer}");
         }
-        let long = format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3;{}", "x".repeat(1000));
-        assert!(matches!(statuses(&converse(address, long.as_bytes()).await)[..], ["400" | "418"]));
+        let long = format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3;{}",
+            "x".repeat(1000)
+        );
+        assert!(matches!(
+            statuses(&converse(address, long.as_bytes()).await)[..],
+            ["400" | "418"]
+        ));
     });
 }
 
@@ -188,7 +284,10 @@ fn answers_expectations_when_the_body_is_wanted() {
         stream.write_all(b"abc").await.expect("write");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("answer");
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("POST / 3"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("POST / 3"),
+            "{answer}"
+        );
     });
 }
 
@@ -201,7 +300,10 @@ fn streams_a_body_through() {
         stream.write_all(head.as_bytes()).await.expect("write");
         let mut seen = Vec::new();
         for piece in ["one", "two", "three"] {
-            stream.write_all(format!("{:x}\r\n{piece}\r\n", piece.len()).as_bytes()).await.expect("write");
+            stream
+                .write_all(format!("{:x}\r\n{piece}\r\n", piece.len()).as_bytes())
+                .await
+                .expect("write");
             // The next piece is only sent when this one has come back.
             while !String::from_utf8_lossy(&seen).contains(piece) {
                 let mut buffer = [0_u8; 1024];
@@ -224,16 +326,24 @@ fn draining_asks_clients_to_go_and_then_closes() {
         let mut busy = TcpStream::connect(address).await.expect("connect");
         let mut idle = TcpStream::connect(address).await.expect("connect");
         for stream in [&mut busy, &mut idle] {
-            stream.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("write");
+            stream
+                .write_all(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .expect("write");
             let mut buffer = [0_u8; 1024];
             let read = stream.read(&mut buffer).await.expect("read");
             assert!(!String::from_utf8_lossy(&buffer[..read]).contains("connection: close"));
         }
         drain.ask();
-        busy.write_all(b"GET /b HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("write");
+        busy.write_all(b"GET /b HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .expect("write");
         let mut answer = String::new();
         busy.read_to_string(&mut answer).await.expect("answer");
-        assert!(answer.contains("connection: close") && answer.ends_with("GET /b 0"), "{answer}");
+        assert!(
+            answer.contains("connection: close") && answer.ends_with("GET /b 0"),
+            "{answer}"
+        );
         drain.close();
         assert_eq!(idle.read(&mut [0_u8; 16]).await.expect("closed"), 0);
     });
@@ -241,7 +351,11 @@ fn draining_asks_clients_to_go_and_then_closes() {
 
 fn request(bytes: &[u8]) -> Result<Option<head::RequestHead>, head::HeadError> {
     match head::HeadEnd::new(head::MAX_HEAD_BYTES).found(bytes)? {
-        Some(length) => head::request(&Bytes::copy_from_slice(&bytes[..length]), &Limits::default()).map(Some),
+        Some(length) => head::request(
+            &Bytes::copy_from_slice(&bytes[..length]),
+            &Limits::default(),
+        )
+        .map(Some),
         None => Ok(None),
     }
 }
@@ -252,7 +366,10 @@ fn decode(decoder: Decoder, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool), String>
     for piece in pieces {
         buffer.extend_from_slice(piece);
         loop {
-            match decoder.step(&mut buffer).map_err(|error| error.to_string())? {
+            match decoder
+                .step(&mut buffer)
+                .map_err(|error| error.to_string())?
+            {
                 Step::Data(more) => data.extend_from_slice(&more),
                 Step::More => break,
                 Step::End => return Ok((data, true)),

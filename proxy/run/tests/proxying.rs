@@ -4,6 +4,7 @@ mod proxying {
     pub mod balancing;
     pub mod breaking;
     pub mod configuration;
+    pub mod discovery;
     pub mod http2;
     pub mod network;
     pub mod requests;

@@ -27,17 +27,31 @@ fn line_end(buffer: &[u8]) -> Option<usize> {
 }
 
 fn size_of(line: &[u8]) -> Result<u64, BodyError> {
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let digits = line
+        .iter()
+        .take_while(|byte| byte.is_ascii_hexdigit())
+        .count();
     // 15 digits hold any real size and cannot overflow.
     if digits == 0 || digits > 15 {
-        return Err(BodyError::Chunk("the chunk size is not a hexadecimal number"));
+        return Err(BodyError::Chunk(
+            "the chunk size is not a hexadecimal number",
+        ));
     }
     match line.get(digits) {
         None | Some(b';') => {}
-        Some(_) => return Err(BodyError::Chunk("the chunk size is followed by something else than an extension")),
+        Some(_) => {
+            return Err(BodyError::Chunk(
+                "the chunk size is followed by something else than an extension",
+            ));
+        }
     }
-    if line[digits..].iter().any(|byte| *byte < 0x20 && *byte != b'\t' || *byte == 0x7f) {
-        return Err(BodyError::Chunk("a chunk extension has a control character"));
+    if line[digits..]
+        .iter()
+        .any(|byte| *byte < 0x20 && *byte != b'\t' || *byte == 0x7f)
+    {
+        return Err(BodyError::Chunk(
+            "a chunk extension has a control character",
+        ));
     }
     let mut size = 0_u64;
     for digit in &line[..digits] {
@@ -64,20 +78,32 @@ pub(super) fn step(state: Chunked, buffer: &mut BytesMut) -> Result<(Chunked, St
                     return Ok((state, Step::More));
                 };
                 if end == 0 || buffer[end - 1] != b'\r' {
-                    return Err(BodyError::Chunk("the chunk size line does not end with CRLF"));
+                    return Err(BodyError::Chunk(
+                        "the chunk size line does not end with CRLF",
+                    ));
                 }
                 let size = size_of(&buffer[..end - 1])?;
                 buffer.advance(end + 1);
-                state = if size == 0 { Chunked::Trailers(0) } else { Chunked::Data(size) };
+                state = if size == 0 {
+                    Chunked::Trailers(0)
+                } else {
+                    Chunked::Data(size)
+                };
             }
             Chunked::Data(left) => {
                 if buffer.is_empty() {
                     return Ok((state, Step::More));
                 }
-                let take = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let take = usize::try_from(left)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
                 let data: Bytes = buffer.split_to(take).freeze();
                 let left = left - take as u64;
-                let next = if left == 0 { Chunked::DataEnd } else { Chunked::Data(left) };
+                let next = if left == 0 {
+                    Chunked::DataEnd
+                } else {
+                    Chunked::Data(left)
+                };
                 return Ok((next, Step::Data(data)));
             }
             Chunked::DataEnd => {
@@ -107,7 +133,9 @@ pub(super) fn step(state: Chunked, buffer: &mut BytesMut) -> Result<(Chunked, St
                 if !last {
                     let line = &buffer[..end - 1];
                     let name = line.iter().position(|byte| *byte == b':');
-                    if name.is_none_or(|name| name == 0 || http::HeaderName::from_bytes(&line[..name]).is_err()) {
+                    if name.is_none_or(|name| {
+                        name == 0 || http::HeaderName::from_bytes(&line[..name]).is_err()
+                    }) {
                         return Err(BodyError::Chunk("a trailer is malformed"));
                     }
                 }

@@ -58,7 +58,11 @@ impl Connection {
     /// Around a fresh connection.
     #[must_use]
     pub fn new(io: Stream, holds: Option<Box<dyn Any>>) -> Self {
-        Self { transport: Transport::new(io, BytesMut::new()), requests: 0, holds }
+        Self {
+            transport: Transport::new(io, BytesMut::new()),
+            requests: 0,
+            holds,
+        }
     }
 
     /// Ready when the idle connection is of no further use: the upstream closed it, or sent what nobody asked for.
@@ -88,24 +92,33 @@ struct Outgoing {
 
 impl Outgoing {
     /// Writes as much of the body as is there and as the connection takes. Ready when all is written.
-    fn poll(&mut self, transport: &mut Transport, context: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    fn poll(
+        &mut self,
+        transport: &mut Transport,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
         let closed = |error: std::io::Error| SendError::Closed(error.kind());
         loop {
             if self.body.is_none() || transport.unsent() >= GATHER_BYTES {
                 ready!(transport.poll_flush(context)).map_err(closed)?;
             }
-            let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
+            let Some(body) = &mut self.body else {
+                return Poll::Ready(Ok(()));
+            };
             match Pin::new(&mut **body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
-                        encode::piece(&mut transport.output, &mut self.framing, &data).map_err(SendError::Request)?;
+                        encode::piece(&mut transport.output, &mut self.framing, &data)
+                            .map_err(SendError::Request)?;
                     }
                 }
                 Poll::Ready(None) => {
                     self.body = None;
                     encode::end(&mut transport.output, self.framing).map_err(SendError::Request)?;
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(SendError::Request(error))),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(SendError::Request(error)));
+                }
                 Poll::Pending => {
                     // What is there is not kept back for what may come.
                     if let Poll::Ready(Err(error)) = transport.poll_flush(context) {
@@ -143,8 +156,18 @@ pub fn send(
     let known = body.size_hint().exact();
     let output = &mut connection.transport.output;
     let framing = encode::request_head(output, head, extra, known, has_body);
-    let outgoing = Outgoing { body: has_body.then(|| Box::new(body)), framing };
-    Sending { connection: Some(connection), outgoing, method: head.method.clone(), end: HeadEnd::new(MAX_HEAD_BYTES), informational: 0, home }
+    let outgoing = Outgoing {
+        body: has_body.then(|| Box::new(body)),
+        framing,
+    };
+    Sending {
+        connection: Some(connection),
+        outgoing,
+        method: head.method.clone(),
+        end: HeadEnd::new(MAX_HEAD_BYTES),
+        informational: 0,
+        home,
+    }
 }
 
 impl Future for Sending {
@@ -158,7 +181,9 @@ impl Future for Sending {
         let transport = &mut connection.transport;
         let sent = match this.outgoing.poll(transport, context) {
             Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(SendError::Request(error))) => return Poll::Ready(Err(SendError::Request(error))),
+            Poll::Ready(Err(SendError::Request(error))) => {
+                return Poll::Ready(Err(SendError::Request(error)));
+            }
             // The upstream may have answered before it closed.
             Poll::Ready(Err(_)) | Poll::Pending => false,
         };
@@ -170,7 +195,10 @@ impl Future for Sending {
                 if received.status.is_informational() && !switching {
                     this.informational += 1;
                     if this.informational > MAX_INFORMATIONAL {
-                        return Poll::Ready(Err(HeadError::Malformed("too many informational responses").into()));
+                        return Poll::Ready(Err(HeadError::Malformed(
+                            "too many informational responses",
+                        )
+                        .into()));
                     }
                     this.end = HeadEnd::new(MAX_HEAD_BYTES);
                     continue;
@@ -180,14 +208,19 @@ impl Future for Sending {
                     return Poll::Ready(Ok(Received {
                         status: received.status,
                         headers: received.headers,
-                        body: Body::Boxed(Box::pin(Held { _holds: connection.holds })),
+                        body: Body::Boxed(Box::pin(Held {
+                            _holds: connection.holds,
+                        })),
                         upgrade: Some((io, input)),
                     }));
                 }
                 let mut incoming = Incoming {
                     connection: Some(connection),
                     decoder: received.body,
-                    outgoing: Outgoing { body: this.outgoing.body.take(), framing: this.outgoing.framing },
+                    outgoing: Outgoing {
+                        body: this.outgoing.body.take(),
+                        framing: this.outgoing.framing,
+                    },
                     sent,
                     reusable: !received.close,
                     home: this.home.take(),
@@ -206,9 +239,13 @@ impl Future for Sending {
                 }));
             }
             match transport.poll_fill(context) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(SendError::Closed(std::io::ErrorKind::UnexpectedEof))),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(SendError::Closed(std::io::ErrorKind::UnexpectedEof)));
+                }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::Closed(error.kind()))),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(SendError::Closed(error.kind())));
+                }
                 Poll::Pending => {
                     this.connection = Some(connection);
                     return Poll::Pending;
@@ -246,13 +283,20 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+    pub(crate) fn poll_data(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(None);
+        };
         let transport = &mut connection.transport;
         if !self.sent {
             match self.outgoing.poll(transport, context) {
                 Poll::Ready(Ok(())) => self.sent = true,
-                Poll::Ready(Err(SendError::Request(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Err(SendError::Request(error))) => {
+                    return Poll::Ready(Some(Err(error)));
+                }
                 Poll::Ready(Err(_)) | Poll::Pending => {}
             }
         }
@@ -285,8 +329,11 @@ impl Incoming {
 
     /// The response is complete: the connection goes home, if nothing is left on it.
     fn finish(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let clean = self.sent && connection.transport.input.is_empty() && !connection.transport.ended;
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        let clean =
+            self.sent && connection.transport.input.is_empty() && !connection.transport.ended;
         if self.reusable
             && clean
             && let Some(home) = self.home.take()

@@ -55,7 +55,11 @@ impl Decoder {
     /// Of so many bytes.
     #[must_use]
     pub fn length(length: u64) -> Self {
-        Self(if length == 0 { Kind::Done } else { Kind::Length(length) })
+        Self(if length == 0 {
+            Kind::Done
+        } else {
+            Kind::Length(length)
+        })
     }
 
     /// In the chunked coding.
@@ -103,19 +107,29 @@ impl Decoder {
                 if buffer.is_empty() {
                     return Ok(Step::More);
                 }
-                let take = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let take = usize::try_from(left)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
                 let data = if take == buffer.len() {
                     std::mem::take(buffer).freeze()
                 } else {
                     buffer.split_to(take).freeze()
                 };
                 let left = left - take as u64;
-                self.0 = if left == 0 { Kind::Done } else { Kind::Length(left) };
+                self.0 = if left == 0 {
+                    Kind::Done
+                } else {
+                    Kind::Length(left)
+                };
                 Ok(Step::Data(data))
             }
             Kind::Chunked(state) => {
                 let (next, step) = chunk::step(state, buffer)?;
-                self.0 = if step == Step::End { Kind::Done } else { Kind::Chunked(next) };
+                self.0 = if step == Step::End {
+                    Kind::Done
+                } else {
+                    Kind::Chunked(next)
+                };
                 Ok(step)
             }
             Kind::UntilClose => {

@@ -150,11 +150,17 @@ pub(super) fn request_head(
 ///
 /// # Errors
 /// When it is longer than was announced.
-pub(super) fn piece(output: &mut Vec<u8>, framing: &mut Framing, data: &Bytes) -> Result<(), BodyError> {
+pub(super) fn piece(
+    output: &mut Vec<u8>,
+    framing: &mut Framing,
+    data: &Bytes,
+) -> Result<(), BodyError> {
     match framing {
         Framing::None => Ok(()),
         Framing::Length(left) => {
-            *left = left.checked_sub(data.len() as u64).ok_or(BodyError::Length)?;
+            *left = left
+                .checked_sub(data.len() as u64)
+                .ok_or(BodyError::Length)?;
             output.extend_from_slice(data);
             Ok(())
         }

@@ -26,7 +26,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: MAX_HEAD_BYTES, headers: MAX_HEADERS, accept_http_10: true }
+        Self {
+            bytes: MAX_HEAD_BYTES,
+            headers: MAX_HEADERS,
+            accept_http_10: true,
+        }
     }
 }
 
@@ -83,10 +87,15 @@ impl HeadEnd {
     /// When it is larger than allowed.
     pub fn found(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
         // Empty lines before a request line are skipped by the parser; they are no end.
-        let start = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let start = buffer
+            .iter()
+            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+            .count();
         let mut at = self.seen.max(start);
         while at < buffer.len() {
-            let Some(next) = buffer[at..].iter().position(|byte| *byte == b'\n') else { break };
+            let Some(next) = buffer[at..].iter().position(|byte| *byte == b'\n') else {
+                break;
+            };
             let line = at + next;
             match buffer.get(line + 1) {
                 Some(b'\n') => return self.within(line + 2).map(Some),
@@ -111,7 +120,11 @@ impl HeadEnd {
     }
 
     fn within(&self, length: usize) -> Result<usize, HeadError> {
-        if length > self.most { Err(HeadError::TooLarge) } else { Ok(length) }
+        if length > self.most {
+            Err(HeadError::TooLarge)
+        } else {
+            Ok(length)
+        }
     }
 }
 
@@ -179,9 +192,15 @@ const SPARE_HEADERS: usize = 8;
 /// Whether a list header has a token.
 #[must_use]
 pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
-    })
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| {
+            value
+                .split(',')
+                .any(|part| part.trim().eq_ignore_ascii_case(token))
+        })
 }
 
 enum Framing {
@@ -194,7 +213,9 @@ fn framing(headers: &HeaderMap) -> Result<Framing, HeadError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     match (codings.next(), lengths.next()) {
-        (Some(_), Some(_)) => Err(HeadError::Malformed("both Content-Length and Transfer-Encoding")),
+        (Some(_), Some(_)) => Err(HeadError::Malformed(
+            "both Content-Length and Transfer-Encoding",
+        )),
         (Some(coding), None) => {
             if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
                 return Err(HeadError::Coding);
@@ -210,7 +231,9 @@ fn framing(headers: &HeaderMap) -> Result<Framing, HeadError> {
                 return Err(HeadError::Malformed("Content-Length is not a number"));
             }
             // 19 digits always fit.
-            Ok(Framing::Length(digits.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0'))))
+            Ok(Framing::Length(digits.iter().fold(0, |length, digit| {
+                length * 10 + u64::from(digit - b'0')
+            })))
         }
         (None, None) => Ok(Framing::None),
     }
@@ -225,14 +248,19 @@ pub fn request(head: &Bytes, limits: &Limits) -> Result<RequestHead, HeadError> 
     let mut parsed = httparse::Request::new(&mut storage);
     match parsed.parse(head) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(HeadError::Malformed("the head ends elsewhere than its empty line")),
+        Ok(_) => {
+            return Err(HeadError::Malformed(
+                "the head ends elsewhere than its empty line",
+            ));
+        }
         Err(error) => return Err(parser_error(error)),
     }
-    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
+    else {
         return Err(HeadError::Malformed("the request line is incomplete"));
     };
-    let method =
-        Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed("the method is malformed"))?;
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| HeadError::Malformed("the method is malformed"))?;
     let uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes()))
         .map_err(|_| HeadError::Malformed("the target is malformed"))?;
     let headers = headers_from(head, parsed.headers)?;
@@ -259,7 +287,9 @@ pub fn request(head: &Bytes, limits: &Limits) -> Result<RequestHead, HeadError> 
         Framing::Chunked => Decoder::chunked(),
     };
     let expects_continue = !body.is_done()
-        && headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        && headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let (close, upgrade) = if headers.contains_key(CONNECTION) {
         (
             has_token(&headers, &CONNECTION, "close"),
@@ -269,13 +299,26 @@ pub fn request(head: &Bytes, limits: &Limits) -> Result<RequestHead, HeadError> 
         (false, false)
     };
     let close = close || (old && !has_token(&headers, &CONNECTION, "keep-alive"));
-    Ok(RequestHead { method, uri, old, headers, body, expects_continue, close, upgrade })
+    Ok(RequestHead {
+        method,
+        uri,
+        old,
+        headers,
+        body,
+        expects_continue,
+        close,
+        upgrade,
+    })
 }
 
 /// Takes so many bytes off the buffer.
 #[must_use]
 pub fn take(buffer: &mut BytesMut, length: usize) -> Bytes {
-    if length == buffer.len() { std::mem::take(buffer).freeze() } else { buffer.split_to(length).freeze() }
+    if length == buffer.len() {
+        std::mem::take(buffer).freeze()
+    } else {
+        buffer.split_to(length).freeze()
+    }
 }
 
 /// Parses a response's head likewise. `to` is the request's method.
@@ -287,13 +330,18 @@ pub fn response(head: &Bytes, to: &Method) -> Result<ResponseHead, HeadError> {
     let mut parsed = httparse::Response::new(&mut storage);
     match parsed.parse(head) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(HeadError::Malformed("the head ends elsewhere than its empty line")),
+        Ok(_) => {
+            return Err(HeadError::Malformed(
+                "the head ends elsewhere than its empty line",
+            ));
+        }
         Err(error) => return Err(parser_error(error)),
     }
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
         return Err(HeadError::Malformed("the status line is incomplete"));
     };
-    let status = StatusCode::from_u16(code).map_err(|_| HeadError::Malformed("the status is malformed"))?;
+    let status =
+        StatusCode::from_u16(code).map_err(|_| HeadError::Malformed("the status is malformed"))?;
     let headers = headers_from(head, parsed.headers)?;
     let framing = framing(&headers)?;
     let empty = *to == Method::HEAD
@@ -306,12 +354,21 @@ pub fn response(head: &Bytes, to: &Method) -> Result<ResponseHead, HeadError> {
         Framing::Chunked => Decoder::chunked(),
         Framing::None => Decoder::until_close(),
     };
-    let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let version = if minor == 0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
     let close = body.ends_with_connection()
         || match headers.contains_key(CONNECTION) {
             true if version == Version::HTTP_10 => !has_token(&headers, &CONNECTION, "keep-alive"),
             true => has_token(&headers, &CONNECTION, "close"),
             false => version == Version::HTTP_10,
         };
-    Ok(ResponseHead { status, headers, body, close })
+    Ok(ResponseHead {
+        status,
+        headers,
+        body,
+        close,
+    })
 }

@@ -47,7 +47,11 @@ pub struct Reply {
 
 impl From<Response<Body>> for Reply {
     fn from(response: Response<Body>) -> Self {
-        Self { response, upgrade: None, close: false }
+        Self {
+            response,
+            upgrade: None,
+            close: false,
+        }
     }
 }
 
@@ -88,7 +92,9 @@ impl Shared {
         }
         if self.expects_continue {
             self.expects_continue = false;
-            self.transport.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.transport
+                .output
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         loop {
             match self.decoder.step(&mut self.transport.input) {
@@ -105,7 +111,9 @@ impl Shared {
             match ready!(self.transport.poll_fill(context)) {
                 Ok(0) => return Poll::Ready(Some(Err(self.fail(BodyError::Truncated)))),
                 Ok(_) => {}
-                Err(error) => return Poll::Ready(Some(Err(self.fail(BodyError::Connection(error.kind()))))),
+                Err(error) => {
+                    return Poll::Ready(Some(Err(self.fail(BodyError::Connection(error.kind())))));
+                }
             }
         }
     }
@@ -128,7 +136,10 @@ impl Shared {
 }
 
 impl Incoming {
-    pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub(crate) fn poll_data(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         let mut shared = self.shared.borrow_mut();
         if shared.turn != self.turn {
             return Poll::Ready(Some(Err(BodyError::Cancelled)));
@@ -167,7 +178,11 @@ enum Next {
     Ended(Ended),
 }
 
-async fn read_head(shared: &Rc<RefCell<Shared>>, deadline: &mut Deadline, options: &Options) -> Next {
+async fn read_head(
+    shared: &Rc<RefCell<Shared>>,
+    deadline: &mut Deadline,
+    options: &Options,
+) -> Next {
     let mut end = HeadEnd::new(options.limits.bytes);
     let mut timed_head = false;
     deadline.set(options.idle_timeout.map(|timeout| Instant::now() + timeout));
@@ -213,7 +228,10 @@ async fn read_head(shared: &Rc<RefCell<Shared>>, deadline: &mut Deadline, option
 }
 
 /// Runs the handler until it answers, or the client is gone.
-async fn answered<F: Future<Output = Reply>>(shared: &Rc<RefCell<Shared>>, handling: F) -> Option<Reply> {
+async fn answered<F: Future<Output = Reply>>(
+    shared: &Rc<RefCell<Shared>>,
+    handling: F,
+) -> Option<Reply> {
     let mut handling = pin!(handling);
     std::future::poll_fn(|context| {
         if let Poll::Ready(reply) = handling.as_mut().poll(context) {
@@ -253,7 +271,12 @@ async fn write_body(shared: &Rc<RefCell<Shared>>, mut framing: Framing, mut body
             match std::pin::Pin::new(&mut body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data()
-                        && encode::piece(&mut shared.borrow_mut().transport.output, &mut framing, &data).is_err()
+                        && encode::piece(
+                            &mut shared.borrow_mut().transport.output,
+                            &mut framing,
+                            &data,
+                        )
+                        .is_err()
                     {
                         return Poll::Ready(Written::Broken);
                     }
@@ -318,7 +341,15 @@ async fn refuse(shared: &Rc<RefCell<Shared>>, status: StatusCode, options: &Opti
     {
         let mut shared = shared.borrow_mut();
         let output = &mut shared.transport.output;
-        encode::response_head(output, status, &mut headers, &Method::GET, Some(body.len() as u64), true, false);
+        encode::response_head(
+            output,
+            status,
+            &mut headers,
+            &Method::GET,
+            Some(body.len() as u64),
+            true,
+            false,
+        );
         output.extend_from_slice(body.as_bytes());
     }
     linger(shared).await;
@@ -360,8 +391,14 @@ where
             shared.expects_continue = head.expects_continue;
             shared.turn
         };
-        let body =
-            if head.body.is_done() { Body::Empty } else { Body::Request(Incoming { shared: shared.clone(), turn }) };
+        let body = if head.body.is_done() {
+            Body::Empty
+        } else {
+            Body::Request(Incoming {
+                shared: shared.clone(),
+                turn,
+            })
+        };
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
         *request.uri_mut() = head.uri;
@@ -378,20 +415,45 @@ where
             let (downstream, input, unsent) = {
                 let mut shared = shared.borrow_mut();
                 let protocol = parts.headers.get(UPGRADE).cloned();
-                parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                parts
+                    .headers
+                    .insert(CONNECTION, HeaderValue::from_static("upgrade"));
                 if let Some(protocol) = protocol {
                     parts.headers.insert(UPGRADE, protocol);
                 }
                 let output = &mut shared.transport.output;
-                encode::response_head(output, parts.status, &mut parts.headers, &method, None, false, false);
+                encode::response_head(
+                    output,
+                    parts.status,
+                    &mut parts.headers,
+                    &method,
+                    None,
+                    false,
+                    false,
+                );
                 output.extend_from_slice(&early);
                 let closed: Stream = Box::new(tokio::io::empty());
-                let transport = std::mem::replace(&mut shared.transport, Transport::new(closed, BytesMut::new()));
+                let transport = std::mem::replace(
+                    &mut shared.transport,
+                    Transport::new(closed, BytesMut::new()),
+                );
                 transport.into_parts()
             };
-            let downstream = tunnel::Side { io: downstream, unsent };
-            let upstream = tunnel::Side { io: upstream, unsent: input.to_vec() };
-            tunnel::join(downstream, upstream, options.tunnel_idle_timeout, &mut tunnel::Uncounted).await;
+            let downstream = tunnel::Side {
+                io: downstream,
+                unsent,
+            };
+            let upstream = tunnel::Side {
+                io: upstream,
+                unsent: input.to_vec(),
+            };
+            tunnel::join(
+                downstream,
+                upstream,
+                options.tunnel_idle_timeout,
+                &mut tunnel::Uncounted,
+            )
+            .await;
             // The exchange that the body belongs to ends with the tunnel.
             drop(body);
             return Ended::Upgraded;
@@ -402,9 +464,21 @@ where
             || !shared.borrow().decoder.is_done()
             || shared.borrow().failed.is_some();
         let framing = {
-            let known = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+            let known = if body.is_end_stream() {
+                Some(0)
+            } else {
+                body.size_hint().exact()
+            };
             let output = &mut shared.borrow_mut().transport.output;
-            encode::response_head(output, parts.status, &mut parts.headers, &method, known, close, old)
+            encode::response_head(
+                output,
+                parts.status,
+                &mut parts.headers,
+                &method,
+                known,
+                close,
+                old,
+            )
         };
         close |= framing == Framing::UntilClose;
         if let Written::Broken = write_body(&shared, framing, body).await {

@@ -34,7 +34,14 @@ impl Transport {
     /// Around a connection of which `input` was read already.
     #[must_use]
     pub fn new(io: Stream, input: BytesMut) -> Self {
-        Self { io, input, output: Vec::new(), sent: 0, flushing: false, ended: false }
+        Self {
+            io,
+            input,
+            output: Vec::new(),
+            sent: 0,
+            flushing: false,
+            ended: false,
+        }
     }
 
     /// Reads once. 0 says that the peer ended.
@@ -66,7 +73,8 @@ impl Transport {
     /// The connection's; `WriteZero` when it takes nothing.
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.output.len() {
-            let written = ready!(Pin::new(&mut self.io).poll_write(context, &self.output[self.sent..]))?;
+            let written =
+                ready!(Pin::new(&mut self.io).poll_write(context, &self.output[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

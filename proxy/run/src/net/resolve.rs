@@ -19,5 +19,8 @@ pub(super) async fn resolve(name: &str) -> io::Result<Resolved> {
             addresses.push(address.ip());
         }
     }
-    Ok(Resolved { addresses, ttl: None })
+    Ok(Resolved {
+        addresses,
+        ttl: None,
+    })
 }

@@ -72,13 +72,15 @@ fn open(sink: &AccessLogSink) -> Option<Open> {
     match sink {
         AccessLogSink::Stdout => Some(Open::Stdout),
         AccessLogSink::Stderr => Some(Open::Stderr),
-        AccessLogSink::File(path) => match OpenOptions::new().append(true).create(true).open(&**path) {
-            Ok(file) => Some(Open::File(path.clone(), file)),
-            Err(error) => {
-                tracing::warn!(%error, %path, "access log cannot be opened");
-                None
+        AccessLogSink::File(path) => {
+            match OpenOptions::new().append(true).create(true).open(&**path) {
+                Ok(file) => Some(Open::File(path.clone(), file)),
+                Err(error) => {
+                    tracing::warn!(%error, %path, "access log cannot be opened");
+                    None
+                }
             }
-        },
+        }
     }
 }
 
@@ -90,9 +92,9 @@ fn json(members: &[(Arc<str>, Format)], facts: &StreamFacts<'_>, out: &mut Strin
         let operator = format.as_operator();
         let value = match operator {
             Some(_) if text == "-" => serde_json::Value::Null,
-            Some(operator) if operator.is_number() => {
-                text.parse::<u64>().map_or_else(|_| serde_json::Value::String(text.clone()), Into::into)
-            }
+            Some(operator) if operator.is_number() => text
+                .parse::<u64>()
+                .map_or_else(|_| serde_json::Value::String(text.clone()), Into::into),
             _ => serde_json::Value::String(text),
         };
         object.insert(key.to_string(), value);
@@ -110,8 +112,13 @@ impl Writer {
                 Some(at) => at,
                 None if sinks.len() >= MAX_FILES => continue,
                 None => {
-                    let Some(open) = open(&log.sink) else { continue };
-                    sinks.push(Sink { open, lines: String::new() });
+                    let Some(open) = open(&log.sink) else {
+                        continue;
+                    };
+                    sinks.push(Sink {
+                        open,
+                        lines: String::new(),
+                    });
                     sinks.len() - 1
                 }
             };
@@ -142,7 +149,12 @@ impl Writer {
 
     /// Writes what has gathered.
     pub fn flush(&self) {
-        for sink in self.sinks.borrow_mut().iter_mut().filter(|sink| !sink.lines.is_empty()) {
+        for sink in self
+            .sinks
+            .borrow_mut()
+            .iter_mut()
+            .filter(|sink| !sink.lines.is_empty())
+        {
             sink.write();
         }
     }

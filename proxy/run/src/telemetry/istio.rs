@@ -8,7 +8,8 @@ use trireme_proxy_decide::flags::Flags;
 
 /// Envoy's default buckets, which Istio's histograms have: milliseconds, or bytes.
 pub const BUCKETS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6,
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5,
+    1.8e6, 3.6e6,
 ];
 /// Series of one worker. Workloads times statuses times flags stay far below; past it, what is new counts as unknown.
 const MAX_SERIES: usize = 4096;
@@ -56,7 +57,11 @@ impl Peer {
     pub fn compact(&self) -> String {
         format!(
             "{};{};{};{};{}",
-            self.workload, self.namespace, self.canonical_service, self.canonical_revision, self.cluster
+            self.workload,
+            self.namespace,
+            self.canonical_service,
+            self.canonical_revision,
+            self.cluster
         )
     }
 }
@@ -211,13 +216,26 @@ impl Metrics {
         let labels = if all.len() < MAX_SERIES {
             labels
         } else {
-            Labels { source: None, destination: None, service: None, flags: Flags::NONE, grpc_status: None, ..labels }
+            Labels {
+                source: None,
+                destination: None,
+                service: None,
+                flags: Flags::NONE,
+                grpc_status: None,
+                ..labels
+            }
         };
         change(all.entry(labels).or_default());
     }
 
     /// Counts a finished request.
-    pub fn request(&self, labels: Labels, duration: Duration, request_bytes: u64, response_bytes: u64) {
+    pub fn request(
+        &self,
+        labels: Labels,
+        duration: Duration,
+        request_bytes: u64,
+        response_bytes: u64,
+    ) {
         #[allow(clippy::cast_precision_loss)]
         self.with(labels, |series| {
             series.requests += 1;

@@ -32,8 +32,16 @@ fn peer(side: &str, peer: Option<&Peer>, out: &mut String) {
     let unknown = Peer::default();
     let peer = peer.unwrap_or(&unknown);
     put(&format!("{side}_workload"), &peer.workload, out);
-    put(&format!("{side}_canonical_service"), &peer.canonical_service, out);
-    put(&format!("{side}_canonical_revision"), &peer.canonical_revision, out);
+    put(
+        &format!("{side}_canonical_service"),
+        &peer.canonical_service,
+        out,
+    );
+    put(
+        &format!("{side}_canonical_revision"),
+        &peer.canonical_revision,
+        out,
+    );
     put(&format!("{side}_workload_namespace"), &peer.namespace, out);
     put(&format!("{side}_principal"), "", out);
     put(&format!("{side}_app"), &peer.app, out);
@@ -51,9 +59,21 @@ fn labels(labels: &Labels) -> String {
     peer("source", labels.source.as_deref(), &mut out);
     peer("destination", labels.destination.as_deref(), &mut out);
     let service = labels.service.as_deref();
-    put("destination_service", service.map_or("", |service| &service.host), &mut out);
-    put("destination_service_name", service.map_or("", |service| &service.name), &mut out);
-    put("destination_service_namespace", service.map_or("", |service| &service.namespace), &mut out);
+    put(
+        "destination_service",
+        service.map_or("", |service| &service.host),
+        &mut out,
+    );
+    put(
+        "destination_service_name",
+        service.map_or("", |service| &service.name),
+        &mut out,
+    );
+    put(
+        "destination_service_namespace",
+        service.map_or("", |service| &service.namespace),
+        &mut out,
+    );
     let protocol = match labels.protocol {
         Protocol::Http => "http",
         Protocol::Grpc => "grpc",
@@ -62,7 +82,9 @@ fn labels(labels: &Labels) -> String {
     put("request_protocol", protocol, &mut out);
     if labels.protocol != Protocol::Tcp {
         put("response_code", &labels.code.to_string(), &mut out);
-        let status = labels.grpc_status.map_or_else(String::new, |status| status.to_string());
+        let status = labels
+            .grpc_status
+            .map_or_else(String::new, |status| status.to_string());
         let _ = write!(out, ",grpc_response_status=\"{status}\"");
     }
     put("response_flags", &labels.flags.to_string(), &mut out);
@@ -89,26 +111,44 @@ fn histogram(name: &str, labels: &str, histogram: &Histogram, out: &mut String) 
 
 /// Istio's metrics.
 pub fn istio(all: &BTreeMap<Labels, Series>, out: &mut String) {
-    let written: Vec<(String, &Labels, &Series)> =
-        all.iter().map(|(key, series)| (labels(key), key, series)).collect();
+    let written: Vec<(String, &Labels, &Series)> = all
+        .iter()
+        .map(|(key, series)| (labels(key), key, series))
+        .collect();
     let mut counter = |name: &str, tcp: bool, value: fn(&Series) -> u64| {
         let _ = writeln!(out, "# TYPE {name} counter");
-        for (text, _, series) in written.iter().filter(|(_, key, _)| (key.protocol == Protocol::Tcp) == tcp) {
+        for (text, _, series) in written
+            .iter()
+            .filter(|(_, key, _)| (key.protocol == Protocol::Tcp) == tcp)
+        {
             let _ = writeln!(out, "{name}{{{text}}} {}", value(series));
         }
     };
     counter("istio_requests_total", false, |series| series.requests);
-    counter("istio_tcp_connections_opened_total", true, |series| series.opened);
-    counter("istio_tcp_connections_closed_total", true, |series| series.closed);
-    counter("istio_tcp_sent_bytes_total", true, |series| series.sent_bytes);
-    counter("istio_tcp_received_bytes_total", true, |series| series.received_bytes);
+    counter("istio_tcp_connections_opened_total", true, |series| {
+        series.opened
+    });
+    counter("istio_tcp_connections_closed_total", true, |series| {
+        series.closed
+    });
+    counter("istio_tcp_sent_bytes_total", true, |series| {
+        series.sent_bytes
+    });
+    counter("istio_tcp_received_bytes_total", true, |series| {
+        series.received_bytes
+    });
     let mut histograms = |name: &str, value: fn(&Series) -> &Histogram| {
         let _ = writeln!(out, "# TYPE {name} histogram");
-        for (text, _, series) in written.iter().filter(|(_, key, _)| key.protocol != Protocol::Tcp) {
+        for (text, _, series) in written
+            .iter()
+            .filter(|(_, key, _)| key.protocol != Protocol::Tcp)
+        {
             histogram(name, text, value(series), out);
         }
     };
-    histograms("istio_request_duration_milliseconds", |series| &series.duration_ms);
+    histograms("istio_request_duration_milliseconds", |series| {
+        &series.duration_ms
+    });
     histograms("istio_request_bytes", |series| &series.request_bytes);
     histograms("istio_response_bytes", |series| &series.response_bytes);
 }
@@ -121,13 +161,22 @@ pub fn envoy(shared: &Shared, out: &mut String) {
         let mut label = String::new();
         put("cluster_name", &cluster.config.name, &mut label);
         let own = shared.registry.cluster(&cluster.config.name);
-        let own = ClusterStat::ALL.iter().map(|(which, name)| (*name, own.get(*which)));
+        let own = ClusterStat::ALL
+            .iter()
+            .map(|(which, name)| (*name, own.get(*which)));
         for (name, value) in cluster.stats.iter().chain(own) {
-            let _ = writeln!(by_name.entry(name).or_default(), "envoy_cluster_{name}{{{label}}} {value}");
+            let _ = writeln!(
+                by_name.entry(name).or_default(),
+                "envoy_cluster_{name}{{{label}}} {value}"
+            );
         }
     }
     for (name, lines) in by_name {
-        let kind = if name.ends_with("_active") { "gauge" } else { "counter" };
+        let kind = if name.ends_with("_active") {
+            "gauge"
+        } else {
+            "counter"
+        };
         let _ = writeln!(out, "# TYPE envoy_cluster_{name} {kind}");
         out.push_str(&lines);
     }

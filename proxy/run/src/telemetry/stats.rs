@@ -92,7 +92,12 @@ impl Codes {
     pub fn add(&self, code: u16) {
         // There are 500 codes at most: a peer's nonsense is not kept.
         if (100..600).contains(&code) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_insert(0) += 1;
+            *self
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(code)
+                .or_insert(0) += 1;
         }
     }
 
@@ -109,7 +114,12 @@ impl Codes {
             let _ = writeln!(out, "{prefix}_{code}: {count}");
             classes[usize::from(code / 100)] += count;
         }
-        for (class, count) in classes.iter().enumerate().skip(1).filter(|(_, count)| **count > 0) {
+        for (class, count) in classes
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, count)| **count > 0)
+        {
             let _ = writeln!(out, "{prefix}_{class}xx: {count}");
         }
     }
@@ -192,7 +202,9 @@ fn find<T: Default>(map: &Mutex<BTreeMap<Arc<str>, Arc<T>>>, name: &str) -> Arc<
 
 fn listed<T>(map: &Mutex<BTreeMap<Arc<str>, Arc<T>>>) -> Vec<(Arc<str>, Arc<T>)> {
     let map = map.lock().unwrap_or_else(PoisonError::into_inner);
-    map.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    map.iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 impl Registry {
@@ -222,7 +234,10 @@ impl Registry {
 
     /// Forgets clusters that are gone.
     pub fn retain_clusters(&self, keep: impl Fn(&str) -> bool) {
-        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| keep(name));
+        self.clusters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|name, _| keep(name));
     }
 }
 
@@ -230,17 +245,33 @@ impl Registry {
 pub fn write(shared: &Shared, out: &mut String) {
     let live = shared.live();
     for cluster in live.in_use() {
-        let name = cluster.config.alt_stat_name.as_ref().unwrap_or(&cluster.config.name);
+        let name = cluster
+            .config
+            .alt_stat_name
+            .as_ref()
+            .unwrap_or(&cluster.config.name);
         let prefix = format!("cluster.{name}");
         // Statuses and their classes come from the codes below.
-        for (counter, value) in cluster.stats.iter().filter(|(counter, _)| !counter.ends_with("xx")) {
+        for (counter, value) in cluster
+            .stats
+            .iter()
+            .filter(|(counter, _)| !counter.ends_with("xx"))
+        {
             let _ = writeln!(out, "{prefix}.{counter}: {value}");
         }
         let own = shared.registry.cluster(&cluster.config.name);
         own.write(&prefix, out);
         own.codes().write(&format!("{prefix}.upstream_rq"), out);
-        let healthy = cluster.members.iter().filter(|host| host.is_healthy()).count();
-        let degraded = cluster.members.iter().filter(|host| host.is_degraded()).count();
+        let healthy = cluster
+            .members
+            .iter()
+            .filter(|host| host.is_healthy())
+            .count();
+        let degraded = cluster
+            .members
+            .iter()
+            .filter(|host| host.is_degraded())
+            .count();
         let _ = writeln!(out, "{prefix}.membership_total: {}", cluster.members.len());
         let _ = writeln!(out, "{prefix}.membership_healthy: {healthy}");
         let _ = writeln!(out, "{prefix}.membership_degraded: {degraded}");
@@ -253,15 +284,27 @@ pub fn write(shared: &Shared, out: &mut String) {
                 (Resource::Retries, "rq_retry_open"),
             ] {
                 let open = breaker.is_open(priority, resource);
-                let _ = writeln!(out, "{prefix}.circuit_breakers.{word}.{gauge}: {}", u8::from(open));
+                let _ = writeln!(
+                    out,
+                    "{prefix}.circuit_breakers.{word}.{gauge}: {}",
+                    u8::from(open)
+                );
             }
         }
         let now = |resource| {
             u64::from(cluster.breaker.current(Priority::Default, resource))
                 + u64::from(cluster.breaker.current(Priority::High, resource))
         };
-        let _ = writeln!(out, "{prefix}.upstream_rq_active: {}", now(Resource::Requests));
-        let _ = writeln!(out, "{prefix}.upstream_rq_pending_active: {}", now(Resource::Pending));
+        let _ = writeln!(
+            out,
+            "{prefix}.upstream_rq_active: {}",
+            now(Resource::Requests)
+        );
+        let _ = writeln!(
+            out,
+            "{prefix}.upstream_rq_pending_active: {}",
+            now(Resource::Pending)
+        );
         if let Some(detector) = cluster.detector() {
             outlier(&prefix, detector, out);
         }
@@ -278,7 +321,11 @@ pub fn write(shared: &Shared, out: &mut String) {
 
 fn outlier(prefix: &str, detector: &Detector, out: &mut String) {
     let counters = &detector.counters;
-    let _ = writeln!(out, "{prefix}.outlier_detection.ejections_active: {}", detector.ejected());
+    let _ = writeln!(
+        out,
+        "{prefix}.outlier_detection.ejections_active: {}",
+        detector.ejected()
+    );
     for (name, value) in counters.iter() {
         let _ = writeln!(out, "{prefix}.outlier_detection.{name}: {value}");
     }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use trireme_proxy_decide::config::{
-    Cluster, ClusterKind, Endpoints, Filter, Listener, RouteConfiguration, RouteSource, SecretSource, Snapshot, Update,
+    Cluster, ClusterKind, Endpoints, Filter, Listener, RouteConfiguration, RouteSource,
+    SecretSource, Snapshot, Update,
 };
 use trireme_xds::Kind;
 use trireme_xds::parse::{Parsed, SecretContent};
@@ -33,7 +34,11 @@ fn sds(source: &SecretSource, into: &mut BTreeSet<Arc<str>>) {
 
 fn listener_needs(listener: &Listener) -> (BTreeSet<Arc<str>>, BTreeSet<Arc<str>>) {
     let (mut routes, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+    for chain in listener
+        .filter_chains
+        .iter()
+        .chain(&listener.default_filter_chain)
+    {
         if let Filter::Http(manager) = &chain.filter
             && let RouteSource::Rds(name) = &manager.routes
         {
@@ -44,7 +49,11 @@ fn listener_needs(listener: &Listener) -> (BTreeSet<Arc<str>>, BTreeSet<Arc<str>
                 sds(certificate, &mut secrets);
                 sds(key, &mut secrets);
             }
-            if let Some(source) = tls.validation.as_ref().and_then(|context| context.trusted_ca.as_ref()) {
+            if let Some(source) = tls
+                .validation
+                .as_ref()
+                .and_then(|context| context.trusted_ca.as_ref())
+            {
                 sds(source, &mut secrets);
             }
         }
@@ -54,12 +63,21 @@ fn listener_needs(listener: &Listener) -> (BTreeSet<Arc<str>>, BTreeSet<Arc<str>
 
 fn cluster_secrets(cluster: &Cluster) -> BTreeSet<Arc<str>> {
     let mut secrets = BTreeSet::new();
-    for tls in cluster.tls.iter().chain(cluster.tls_matches.iter().filter_map(|one| one.tls.as_ref())) {
+    for tls in cluster.tls.iter().chain(
+        cluster
+            .tls_matches
+            .iter()
+            .filter_map(|one| one.tls.as_ref()),
+    ) {
         if let Some((certificate, key)) = &tls.certificate {
             sds(certificate, &mut secrets);
             sds(key, &mut secrets);
         }
-        if let Some(source) = tls.validation.as_ref().and_then(|context| context.trusted_ca.as_ref()) {
+        if let Some(source) = tls
+            .validation
+            .as_ref()
+            .and_then(|context| context.trusted_ca.as_ref())
+        {
             sds(source, &mut secrets);
         }
     }
@@ -70,10 +88,16 @@ fn secret(content: &SecretContent) -> Secret {
     let empty: Arc<[u8]> = Arc::from([].as_slice());
     let inline = |source: &SecretSource| match source {
         SecretSource::Inline(bytes) => bytes.clone(),
-        SecretSource::File(path) => std::fs::read(&**path).map_or_else(|_| empty.clone(), Into::into),
+        SecretSource::File(path) => {
+            std::fs::read(&**path).map_or_else(|_| empty.clone(), Into::into)
+        }
         SecretSource::Sds(_) => empty.clone(),
     };
-    let mut made = Secret { certificate_chain: empty.clone(), private_key: empty.clone(), trusted_ca: empty.clone() };
+    let mut made = Secret {
+        certificate_chain: empty.clone(),
+        private_key: empty.clone(),
+        trusted_ca: empty.clone(),
+    };
     match content {
         SecretContent::Certificate { chain, key } => {
             made.certificate_chain = inline(chain);
@@ -105,7 +129,8 @@ impl Known {
                 self.routes.insert(routes.name.clone(), routes);
             }
             Parsed::Secret(parsed) => {
-                self.secrets.insert(parsed.name.clone(), Arc::new(secret(&parsed.content)));
+                self.secrets
+                    .insert(parsed.name.clone(), Arc::new(secret(&parsed.content)));
             }
         }
     }
@@ -143,13 +168,31 @@ impl Known {
         match kind {
             Kind::Cluster | Kind::Listener => BTreeSet::new(),
             Kind::Endpoint => {
-                let clusters = self.clusters.values().filter(|cluster| cluster.kind == ClusterKind::Eds);
-                clusters.map(|cluster| cluster.endpoints_name().clone()).collect()
+                let clusters = self
+                    .clusters
+                    .values()
+                    .filter(|cluster| cluster.kind == ClusterKind::Eds);
+                clusters
+                    .map(|cluster| cluster.endpoints_name().clone())
+                    .collect()
             }
-            Kind::Route => self.listeners.values().flat_map(|listener| listener_needs(listener).0).collect(),
+            Kind::Route => self
+                .listeners
+                .values()
+                .flat_map(|listener| listener_needs(listener).0)
+                .collect(),
             Kind::Secret => {
-                let listeners = self.listeners.values().flat_map(|listener| listener_needs(listener).1);
-                listeners.chain(self.clusters.values().flat_map(|cluster| cluster_secrets(cluster))).collect()
+                let listeners = self
+                    .listeners
+                    .values()
+                    .flat_map(|listener| listener_needs(listener).1);
+                listeners
+                    .chain(
+                        self.clusters
+                            .values()
+                            .flat_map(|cluster| cluster_secrets(cluster)),
+                    )
+                    .collect()
             }
         }
     }
@@ -159,7 +202,12 @@ impl Known {
     pub fn missing(&self) -> Vec<(Kind, Arc<str>)> {
         let mut missing = Vec::new();
         for kind in [Kind::Endpoint, Kind::Route, Kind::Secret] {
-            missing.extend(self.wanted(kind).into_iter().filter(|name| !self.has(kind, name)).map(|name| (kind, name)));
+            missing.extend(
+                self.wanted(kind)
+                    .into_iter()
+                    .filter(|name| !self.has(kind, name))
+                    .map(|name| (kind, name)),
+            );
         }
         missing
     }
@@ -175,8 +223,12 @@ impl Known {
     }
 
     fn cluster_ready(&self, cluster: &Cluster) -> bool {
-        let endpoints = cluster.kind != ClusterKind::Eds || self.has(Kind::Endpoint, cluster.endpoints_name());
-        endpoints && cluster_secrets(cluster).iter().all(|name| self.has(Kind::Secret, name))
+        let endpoints =
+            cluster.kind != ClusterKind::Eds || self.has(Kind::Endpoint, cluster.endpoints_name());
+        endpoints
+            && cluster_secrets(cluster)
+                .iter()
+                .all(|name| self.has(Kind::Secret, name))
     }
 
     fn listener_ready(&self, listener: &Listener) -> bool {
@@ -189,9 +241,24 @@ impl Known {
     #[must_use]
     pub fn update(&self, current: &Snapshot) -> Update {
         let mut update = Update::default();
-        changes(&self.clusters, &current.clusters, |cluster| self.cluster_ready(cluster), &mut update.clusters);
-        changes(&self.endpoints, &current.endpoints, |_| true, &mut update.endpoints);
-        changes(&self.listeners, &current.listeners, |listener| self.listener_ready(listener), &mut update.listeners);
+        changes(
+            &self.clusters,
+            &current.clusters,
+            |cluster| self.cluster_ready(cluster),
+            &mut update.clusters,
+        );
+        changes(
+            &self.endpoints,
+            &current.endpoints,
+            |_| true,
+            &mut update.endpoints,
+        );
+        changes(
+            &self.listeners,
+            &current.listeners,
+            |listener| self.listener_ready(listener),
+            &mut update.listeners,
+        );
         changes(&self.routes, &current.routes, |_| true, &mut update.routes);
         update
     }
@@ -204,7 +271,9 @@ fn changes<T: PartialEq>(
     into: &mut Vec<(Arc<str>, Option<Arc<T>>)>,
 ) {
     for (name, value) in known {
-        let same = current.get(name).is_some_and(|old| Arc::ptr_eq(old, value) || **old == **value);
+        let same = current
+            .get(name)
+            .is_some_and(|old| Arc::ptr_eq(old, value) || **old == **value);
         if !same && ready(value) {
             into.push((name.clone(), Some(value.clone())));
         }

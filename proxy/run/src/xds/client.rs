@@ -13,7 +13,9 @@ use thiserror::Error;
 use tokio::time::Instant;
 use trireme_proxy_decide::config::{SecretSource, UpstreamTls, ValidationContext};
 use trireme_xds::pb::envoy::config::core::v3::Node;
-use trireme_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use trireme_xds::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
 use trireme_xds::{Kind, parse, pb};
 
 use super::assemble::Known;
@@ -24,7 +26,8 @@ use crate::pool::Dialer;
 use crate::shared::Shared;
 use crate::tls;
 
-const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// How long connecting to a server may take before the next is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The first pause after all servers failed; it doubles.
@@ -123,7 +126,10 @@ pub async fn run(shared: Arc<Shared>, net: Rc<dyn Net>, options: Options) {
                 tracing::warn!(%server, %error, "no server gives configuration; going on with the last one");
             }
             let jitter = client.shared.draw() % 1000;
-            tokio::time::sleep(pause + pause.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1000.0)).await;
+            tokio::time::sleep(
+                pause + pause.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1000.0),
+            )
+            .await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
@@ -131,7 +137,10 @@ pub async fn run(shared: Arc<Shared>, net: Rc<dyn Net>, options: Options) {
 
 fn split(server: &str) -> Option<(&str, u16)> {
     let (host, port) = server.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
     Some((host, port.parse().ok()?))
 }
 
@@ -141,7 +150,11 @@ impl Client {
         let address = match host.parse::<IpAddr>() {
             Ok(address) => address,
             Err(_) => {
-                let resolved = self.net.resolve(host).await.map_err(ConnectError::Resolve)?;
+                let resolved = self
+                    .net
+                    .resolve(host)
+                    .await
+                    .map_err(ConnectError::Resolve)?;
                 let none = || ConnectError::Resolve(std::io::ErrorKind::NotFound.into());
                 resolved.addresses.first().copied().ok_or_else(none)?
             }
@@ -150,7 +163,8 @@ impl Client {
             None => None,
             Some(file) => {
                 let name = self.options.server_name.as_deref().unwrap_or(host);
-                let sni: Option<Arc<str>> = name.parse::<IpAddr>().is_err().then(|| Arc::from(name));
+                let sni: Option<Arc<str>> =
+                    name.parse::<IpAddr>().is_err().then(|| Arc::from(name));
                 let session = UpstreamTls {
                     sni: sni.clone(),
                     auto_sni: false,
@@ -166,7 +180,10 @@ impl Client {
                 };
                 let config = tls::client(&session, &tls::Secrets::new(), &[])?;
                 let address = name.parse::<IpAddr>().unwrap_or(address);
-                Some((tokio_rustls::TlsConnector::from(config), tls::server_name(sni.as_deref(), address)?))
+                Some((
+                    tokio_rustls::TlsConnector::from(config),
+                    tls::server_name(sni.as_deref(), address)?,
+                ))
             }
         };
         let dialer = Dialer {
@@ -194,10 +211,14 @@ impl Client {
     async fn follow(&mut self, server: &str) -> Result<std::convert::Infallible, ConnectError> {
         let token = match &self.options.token {
             None => None,
-            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| ConnectError::Token {
-                file: file.display().to_string(),
-                error,
-            })?),
+            Some(file) => {
+                Some(
+                    std::fs::read_to_string(file).map_err(|error| ConnectError::Token {
+                        file: file.display().to_string(),
+                        error,
+                    })?,
+                )
+            }
         };
         let mut sender = self.dial(server).await?;
         self.subscribed.clear();
@@ -210,7 +231,9 @@ impl Client {
             .await
             .map_err(|_| StreamError::Message("the server does not answer".into()))??;
         self.shared.xds_connected(server);
-        requests.send(&self.subscription(Kind::Listener, &BTreeSet::new())).await?;
+        requests
+            .send(&self.subscription(Kind::Listener, &BTreeSet::new()))
+            .await?;
         self.subscribe(&requests).await?;
         loop {
             let response = self.next(&mut responses).await?;
@@ -223,7 +246,10 @@ impl Client {
     }
 
     /// The next response; none when something that is missing was waited for long enough.
-    async fn next(&mut self, responses: &mut Responses) -> Result<Option<DeltaDiscoveryResponse>, StreamError> {
+    async fn next(
+        &mut self,
+        responses: &mut Responses,
+    ) -> Result<Option<DeltaDiscoveryResponse>, StreamError> {
         let now = Instant::now();
         let missing = self.known.missing();
         self.missed.retain(|key, _| missing.contains(key));
@@ -258,7 +284,9 @@ impl Client {
         DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),
             resource_names_subscribe: add.iter().map(ToString::to_string).collect(),
-            initial_resource_versions: known.map(|((_, name), version)| (name.to_string(), version.clone())).collect(),
+            initial_resource_versions: known
+                .map(|((_, name), version)| (name.to_string(), version.clone()))
+                .collect(),
             ..DeltaDiscoveryRequest::default()
         }
     }
@@ -291,7 +319,11 @@ impl Client {
         Ok(())
     }
 
-    async fn take(&mut self, requests: &Requests, response: DeltaDiscoveryResponse) -> Result<(), StreamError> {
+    async fn take(
+        &mut self,
+        requests: &Requests,
+        response: DeltaDiscoveryResponse,
+    ) -> Result<(), StreamError> {
         let mut errors = Vec::new();
         let kind = Kind::of_type_url(&response.type_url);
         if kind.is_none() {
@@ -325,7 +357,8 @@ impl Client {
                 self.known.prune();
             }
         }
-        self.shared.xds_received(kind, &response.system_version_info, &errors);
+        self.shared
+            .xds_received(kind, &response.system_version_info, &errors);
         self.publish();
         let refusal = (!errors.is_empty()).then(|| {
             errors.truncate(MAX_ERRORS);

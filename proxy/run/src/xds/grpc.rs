@@ -57,7 +57,9 @@ impl http_body::Body for Outgoing {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(context).map(|message| message.map(|message| Ok(Frame::data(message))))
+        self.0
+            .poll_recv(context)
+            .map(|message| message.map(|message| Ok(Frame::data(message))))
     }
 }
 
@@ -74,9 +76,15 @@ impl Requests {
         let length = message.encoded_len();
         let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
         buffer.put_u8(0);
-        buffer.put_u32(u32::try_from(length).map_err(|_| StreamError::Message("too large".into()))?);
-        message.encode(&mut buffer).map_err(|error| StreamError::Message(error.to_string()))?;
-        self.0.send(buffer.freeze()).await.map_err(|_| StreamError::Ended)
+        buffer
+            .put_u32(u32::try_from(length).map_err(|_| StreamError::Message("too large".into()))?);
+        message
+            .encode(&mut buffer)
+            .map_err(|error| StreamError::Message(error.to_string()))?;
+        self.0
+            .send(buffer.freeze())
+            .await
+            .map_err(|_| StreamError::Ended)
     }
 }
 
@@ -87,12 +95,21 @@ pub struct Responses {
 }
 
 fn status(headers: &http::HeaderMap) -> Option<StreamError> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let code = text("grpc-status");
     match code.as_str() {
         "" => None,
         "0" => Some(StreamError::Ended),
-        _ => Some(StreamError::Grpc { code, message: text("grpc-message") }),
+        _ => Some(StreamError::Grpc {
+            code,
+            message: text("grpc-message"),
+        }),
     }
 }
 
@@ -106,7 +123,8 @@ impl Responses {
             if let Some(message) = self.whole()? {
                 return M::decode(message).map_err(|error| StreamError::Message(error.to_string()));
             }
-            let frame = std::future::poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await;
+            let frame =
+                std::future::poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await;
             match frame {
                 None => return Err(StreamError::Ended),
                 Some(Err(error)) => return Err(StreamError::Http(error.to_string())),
@@ -128,7 +146,12 @@ impl Responses {
         if self.buffer[0] != 0 {
             return Err(StreamError::Message("compressed without our asking".into()));
         }
-        let length = u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]);
+        let length = u32::from_be_bytes([
+            self.buffer[1],
+            self.buffer[2],
+            self.buffer[3],
+            self.buffer[4],
+        ]);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > MAX_MESSAGE_BYTES {
             return Err(StreamError::Message(format!("a message of {length} bytes")));
@@ -171,12 +194,21 @@ pub async fn open(
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
     }
-    let response = sender.send_request(request).await.map_err(|error| StreamError::Http(error.to_string()))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| StreamError::Http(error.to_string()))?;
     if !response.status().is_success() {
         return Err(StreamError::Status(response.status().as_u16()));
     }
     if let Some(error) = status(response.headers()) {
         return Err(error);
     }
-    Ok((requests, Responses { body: response.into_body(), buffer: BytesMut::new() }))
+    Ok((
+        requests,
+        Responses {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        },
+    ))
 }

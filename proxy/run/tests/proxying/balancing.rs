@@ -10,7 +10,10 @@ use super::support::{answering, cluster, forward, get, http, ok, route, run, sta
 #[test]
 fn hosts_take_turns() {
     run(async {
-        let (one, two) = (answering(|_| ok("one")).await, answering(|_| ok("two")).await);
+        let (one, two) = (
+            answering(|_| ok("one")).await,
+            answering(|_| ok("two")).await,
+        );
         let proxy = http(
             vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
             vec![cluster("back", &[one.address, two.address])],
@@ -26,7 +29,10 @@ fn hosts_take_turns() {
 #[test]
 fn weights_split() {
     run(async {
-        let (one, two) = (answering(|_| ok("one")).await, answering(|_| ok("two")).await);
+        let (one, two) = (
+            answering(|_| ok("one")).await,
+            answering(|_| ok("two")).await,
+        );
         let weighted = |name: &str, weight| WeightedCluster {
             name: Arc::from(name),
             cluster_header: None,
@@ -43,7 +49,10 @@ fn weights_split() {
         });
         let proxy = http(
             vec![route("/", RouteAction::Forward(Box::new(action)))],
-            vec![cluster("one", &[one.address]), cluster("two", &[two.address])],
+            vec![
+                cluster("one", &[one.address]),
+                cluster("two", &[two.address]),
+            ],
         )
         .await;
         for _ in 0..200 {
@@ -59,7 +68,10 @@ fn weights_split() {
 #[test]
 fn a_failing_host_is_ejected_and_returns() {
     run(async {
-        let (bad, good) = (answering(|_| status("500 Internal Server Error", "")).await, answering(|_| ok("")).await);
+        let (bad, good) = (
+            answering(|_| status("500 Internal Server Error", "")).await,
+            answering(|_| ok("")).await,
+        );
         let mut watched = cluster("back", &[bad.address, good.address]);
         watched.outlier = Some(OutlierDetection {
             consecutive_5xx: 2,
@@ -68,7 +80,11 @@ fn a_failing_host_is_ejected_and_returns() {
             base_ejection_time: Duration::from_millis(200),
             ..OutlierDetection::default()
         });
-        let proxy = http(vec![route("/", RouteAction::Forward(Box::new(forward("back"))))], vec![watched]).await;
+        let proxy = http(
+            vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
+            vec![watched],
+        )
+        .await;
         while stat(&proxy, "cluster.back.outlier_detection.ejections_active") == 0 {
             get(proxy.address, "/").await;
         }
@@ -77,6 +93,10 @@ fn a_failing_host_is_ejected_and_returns() {
         while stat(&proxy, "cluster.back.outlier_detection.ejections_active") == 1 {
             assert_eq!(get(proxy.address, "/").await.status, 200);
         }
-        assert!(ejected.elapsed() >= Duration::from_millis(190), "{:?}", ejected.elapsed());
+        assert!(
+            ejected.elapsed() >= Duration::from_millis(190),
+            "{:?}",
+            ejected.elapsed()
+        );
     });
 }

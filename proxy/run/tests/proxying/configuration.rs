@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use trireme_proxy_decide::config::{RouteAction, RouteSource};
 
-use super::support::{Client, answering, chain, cluster, endpoints, forward, free, get, http, listener, manager, ok, proxy, route, routes, run};
+use super::support::{
+    Client, answering, chain, cluster, endpoints, forward, free, get, http, listener, manager, ok,
+    proxy, route, routes, run,
+};
 use trireme_proxy_decide::config::{Cluster, ClusterKind, Filter, Snapshot, Update};
 
 fn by_rds() -> trireme_proxy_decide::config::HttpConnectionManager {
@@ -16,11 +19,21 @@ fn by_rds() -> trireme_proxy_decide::config::HttpConnectionManager {
 #[test]
 fn a_swap_drops_no_request() {
     run(async {
-        let (one, two) = (answering(|_| ok("one")).await, answering(|_| ok("two")).await);
+        let (one, two) = (
+            answering(|_| ok("one")).await,
+            answering(|_| ok("two")).await,
+        );
         let address = free();
         let snapshot = Snapshot::default()
-            .with_listener(listener("http", address, vec![chain(Filter::Http(Arc::new(by_rds())))]))
-            .with_routes(routes("rds", vec![route("/", RouteAction::Forward(Box::new(forward("one"))))]))
+            .with_listener(listener(
+                "http",
+                address,
+                vec![chain(Filter::Http(Arc::new(by_rds())))],
+            ))
+            .with_routes(routes(
+                "rds",
+                vec![route("/", RouteAction::Forward(Box::new(forward("one"))))],
+            ))
             .with_cluster(cluster("one", &[one.address]));
         let proxy = proxy(snapshot, address).await;
         let stop = Rc::new(Cell::new(false));
@@ -42,19 +55,30 @@ fn a_swap_drops_no_request() {
             }));
         }
         for turn in 0..20 {
-            let (name, at) = if turn % 2 == 0 { ("two", two.address) } else { ("one", one.address) };
+            let (name, at) = if turn % 2 == 0 {
+                ("two", two.address)
+            } else {
+                ("one", one.address)
+            };
             let before = one.seen.borrow().len() + two.seen.borrow().len();
             proxy.shared.publish(&Update {
                 clusters: vec![(Arc::from(name), Some(Arc::new(cluster(name, &[at]))))],
                 routes: vec![(
                     Arc::from("rds"),
-                    Some(Arc::new(routes("rds", vec![route("/", RouteAction::Forward(Box::new(forward(name))))]))),
+                    Some(Arc::new(routes(
+                        "rds",
+                        vec![route("/", RouteAction::Forward(Box::new(forward(name))))],
+                    ))),
                 )],
                 ..Update::default()
             });
             // Change the listener as well, now and then: it drains in-band.
             if turn % 5 == 0 {
-                let mut changed = listener("http", address, vec![chain(Filter::Http(Arc::new(by_rds())))]);
+                let mut changed = listener(
+                    "http",
+                    address,
+                    vec![chain(Filter::Http(Arc::new(by_rds())))],
+                );
                 changed.buffer_limit_bytes += turn;
                 proxy.shared.publish(&Update {
                     listeners: vec![(Arc::from("http"), Some(Arc::new(changed)))],
@@ -77,7 +101,10 @@ fn a_swap_drops_no_request() {
 #[test]
 fn a_host_that_left_gets_nothing_more() {
     run(async {
-        let (one, two) = (answering(|_| ok("one")).await, answering(|_| ok("two")).await);
+        let (one, two) = (
+            answering(|_| ok("one")).await,
+            answering(|_| ok("two")).await,
+        );
         let mut eds = Cluster::new("back", ClusterKind::Eds);
         eds.eds_service_name = Some(Arc::from("eds"));
         let address = free();
@@ -98,7 +125,10 @@ fn a_host_that_left_gets_nothing_more() {
         }
         assert_eq!(one.seen.borrow().len(), 2);
         proxy.shared.publish(&Update {
-            endpoints: vec![(Arc::from("eds"), Some(Arc::new(endpoints("eds", &[two.address]))))],
+            endpoints: vec![(
+                Arc::from("eds"),
+                Some(Arc::new(endpoints("eds", &[two.address]))),
+            )],
             ..Update::default()
         });
         tokio::task::yield_now().await;
@@ -114,7 +144,10 @@ fn a_listener_that_is_gone_is_closed() {
     run(async {
         let proxy = http(vec![], vec![]).await;
         assert_eq!(get(proxy.address, "/").await.status, 404);
-        proxy.shared.publish(&Update { listeners: vec![(Arc::from("http"), None)], ..Update::default() });
+        proxy.shared.publish(&Update {
+            listeners: vec![(Arc::from("http"), None)],
+            ..Update::default()
+        });
         loop {
             tokio::task::yield_now().await;
             if tokio::net::TcpStream::connect(proxy.address).await.is_err() {

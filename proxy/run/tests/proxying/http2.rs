@@ -15,8 +15,9 @@ type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
 async fn connect(proxy: &Proxy) -> Sender {
     let stream = TcpStream::connect(proxy.address).await.expect("connect");
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(Here, TokioIo::new(stream)).await.expect("handshake");
+    let (sender, connection) = hyper::client::conn::http2::handshake(Here, TokioIo::new(stream))
+        .await
+        .expect("handshake");
     tokio::task::spawn_local(connection);
     sender
 }
@@ -36,21 +37,33 @@ async fn upstream() -> std::net::SocketAddr {
     let address = listener.local_addr().expect("address");
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
-                let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-                let body = request.into_body().collect().await.expect("body").to_bytes();
-                let mut trailers = HeaderMap::new();
-                trailers.insert("grpc-status", "0".parse().expect("value"));
-                let frames = [
-                    Ok::<_, std::convert::Infallible>(http_body::Frame::data(body)),
-                    Ok(http_body::Frame::data(Bytes::from(authority))),
-                    Ok(http_body::Frame::trailers(trailers)),
-                ];
-                let response = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
-                Ok::<_, std::convert::Infallible>(response)
-            });
+            let service =
+                hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                    let authority = request
+                        .uri()
+                        .authority()
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
+                    let body = request
+                        .into_body()
+                        .collect()
+                        .await
+                        .expect("body")
+                        .to_bytes();
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().expect("value"));
+                    let frames = [
+                        Ok::<_, std::convert::Infallible>(http_body::Frame::data(body)),
+                        Ok(http_body::Frame::data(Bytes::from(authority))),
+                        Ok(http_body::Frame::trailers(trailers)),
+                    ];
+                    let response =
+                        Response::new(StreamBody::new(futures_util::stream::iter(frames)));
+                    Ok::<_, std::convert::Infallible>(response)
+                });
             tokio::task::spawn_local(
-                hyper::server::conn::http2::Builder::new(Here).serve_connection(TokioIo::new(stream), service),
+                hyper::server::conn::http2::Builder::new(Here)
+                    .serve_connection(TokioIo::new(stream), service),
             );
         }
     });
@@ -62,19 +75,33 @@ fn streams_share_connections_on_both_sides_and_trailers_pass() {
     run(async {
         let mut back = cluster("back", &[upstream().await]);
         back.http.protocol = HttpProtocol::Http2;
-        let proxy = http(vec![route("/", RouteAction::Forward(Box::new(forward("back"))))], vec![back]).await;
+        let proxy = http(
+            vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
+            vec![back],
+        )
+        .await;
         let sender = connect(&proxy).await;
         let mut asked = Vec::new();
         for _ in 0..20 {
             let mut sender = sender.clone();
-            asked.push(tokio::task::spawn_local(async move { sender.send_request(request("/x", "body")).await }));
+            asked.push(tokio::task::spawn_local(async move {
+                sender.send_request(request("/x", "body")).await
+            }));
         }
         for answer in asked {
             let answer = answer.await.expect("task").expect("answer");
             assert_eq!(answer.status(), 200);
-            assert_eq!(answer.headers().get("server").expect("server"), "istio-envoy");
+            assert_eq!(
+                answer.headers().get("server").expect("server"),
+                "istio-envoy"
+            );
             let body = answer.into_body().collect().await.expect("body");
-            assert_eq!(body.trailers().and_then(|trailers| trailers.get("grpc-status")).expect("trailer"), "0");
+            assert_eq!(
+                body.trailers()
+                    .and_then(|trailers| trailers.get("grpc-status"))
+                    .expect("trailer"),
+                "0"
+            );
             assert_eq!(body.to_bytes(), "bodyshop");
         }
         assert_eq!(stat(&proxy, "cluster.back.upstream_cx_total"), 1);
@@ -93,10 +120,16 @@ fn http2_becomes_http1() {
         )
         .await;
         let mut sender = connect(&proxy).await;
-        let answer = sender.send_request(request("/x?y", "body")).await.expect("answer");
+        let answer = sender
+            .send_request(request("/x?y", "body"))
+            .await
+            .expect("answer");
         let body = answer.into_body().collect().await.expect("body").to_bytes();
         let text = String::from_utf8_lossy(&body);
-        assert!(text.starts_with("POST /x?y HTTP/1.1|host: shop|") && text.ends_with("body"), "{text}");
+        assert!(
+            text.starts_with("POST /x?y HTTP/1.1|host: shop|") && text.ends_with("body"),
+            "{text}"
+        );
     });
 }
 
@@ -108,10 +141,15 @@ fn draining_says_goaway_and_finishes_streams() {
         let back = super::support::upstream(move |mut stream, seen| {
             let gate = opened.clone();
             async move {
-                let request = super::support::read_request(&mut stream, &mut Vec::new()).await.expect("request");
+                let request = super::support::read_request(&mut stream, &mut Vec::new())
+                    .await
+                    .expect("request");
                 seen.borrow_mut().push(request);
                 gate.notified().await;
-                stream.write_all(ok("late").as_bytes()).await.expect("answer");
+                stream
+                    .write_all(ok("late").as_bytes())
+                    .await
+                    .expect("answer");
             }
         })
         .await;
@@ -131,7 +169,10 @@ fn draining_says_goaway_and_finishes_streams() {
         proxy.drain.ask();
         gate.notify_one();
         let answer = asked.await.expect("task").expect("answer");
-        assert_eq!(answer.into_body().collect().await.expect("body").to_bytes(), "late");
+        assert_eq!(
+            answer.into_body().collect().await.expect("body").to_bytes(),
+            "late"
+        );
         while sender.ready().await.is_ok() {
             tokio::task::yield_now().await;
         }
@@ -158,7 +199,11 @@ async fn converse(proxy: &Proxy, frames: &[Vec<u8>]) -> Vec<u8> {
     // It may close before all is written.
     let _ = stream.write_all(&bytes).await;
     let mut answer = Vec::new();
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(3), stream.read_to_end(&mut answer)).await;
+    let _ = tokio::time::timeout(
+        std::time::Duration::from_secs(3),
+        stream.read_to_end(&mut answer),
+    )
+    .await;
     answer
 }
 
@@ -166,7 +211,8 @@ async fn converse(proxy: &Proxy, frames: &[Vec<u8>]) -> Vec<u8> {
 fn kinds(mut bytes: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while bytes.len() >= 9 {
-        let length = usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
+        let length =
+            usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
         kinds.push(bytes[3]);
         bytes = bytes.get(9 + length..).unwrap_or_default();
     }
@@ -199,21 +245,49 @@ fn pseudo_headers_against_the_rules_reach_no_upstream() {
             vec![cluster("back", &[back.address])],
         )
         .await;
-        let good = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+        let good = [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", "a"),
+        ];
         let cases: Vec<(&str, Vec<(&str, &str)>)> = vec![
             ("two methods", [&good[..], &[(":method", "POST")]].concat()),
-            ("an unknown one", [&good[..], &[(":smuggled", "x")]].concat()),
-            ("one after a header", vec![(":method", "GET"), ("x", "y"), (":scheme", "http"), (":path", "/")]),
+            (
+                "an unknown one",
+                [&good[..], &[(":smuggled", "x")]].concat(),
+            ),
+            (
+                "one after a header",
+                vec![
+                    (":method", "GET"),
+                    ("x", "y"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                ],
+            ),
             ("an upper-case name", [&good[..], &[("X", "y")]].concat()),
-            ("a connection header", [&good[..], &[("connection", "close")]].concat()),
-            ("a coding", [&good[..], &[("transfer-encoding", "chunked")]].concat()),
-            ("no path", vec![(":method", "GET"), (":scheme", "http"), (":authority", "a")]),
+            (
+                "a connection header",
+                [&good[..], &[("connection", "close")]].concat(),
+            ),
+            (
+                "a coding",
+                [&good[..], &[("transfer-encoding", "chunked")]].concat(),
+            ),
+            (
+                "no path",
+                vec![(":method", "GET"), (":scheme", "http"), (":authority", "a")],
+            ),
             ("a response's", [&good[..], &[(":status", "200")]].concat()),
         ];
         for (name, list) in cases {
             let answer = converse(&proxy, &[frame(1, END_BOTH, 1, &fields(&list))]).await;
             let seen = kinds(&answer);
-            assert!(seen.contains(&RST_STREAM) || seen.contains(&GOAWAY), "{name}: {seen:?}");
+            assert!(
+                seen.contains(&RST_STREAM) || seen.contains(&GOAWAY),
+                "{name}: {seen:?}"
+            );
         }
         assert!(back.seen.borrow().is_empty(), "{:?}", back.seen.borrow());
     });
@@ -234,7 +308,12 @@ fn rapid_resets_close_the_connection() {
             vec![cluster("back", &[back.address])],
         )
         .await;
-        let head = fields(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")]);
+        let head = fields(&[
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", "a"),
+        ]);
         let mut frames = Vec::new();
         for number in 0..2000_u32 {
             let stream = number * 2 + 1;
@@ -244,6 +323,9 @@ fn rapid_resets_close_the_connection() {
         let answer = converse(&proxy, &frames).await;
         assert!(kinds(&answer).contains(&GOAWAY), "{:?}", kinds(&answer));
         // The proxy goes on serving others.
-        assert_eq!(super::support::get(proxy.address, "/none").await.status / 100, 5);
+        assert_eq!(
+            super::support::get(proxy.address, "/none").await.status / 100,
+            5
+        );
     });
 }

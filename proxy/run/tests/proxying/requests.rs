@@ -1,14 +1,22 @@
 use std::sync::Arc;
 
-use trireme_proxy_decide::config::{Mirror, Fraction, RouteAction, Upgrade};
+use trireme_proxy_decide::config::{Fraction, Mirror, RouteAction, Upgrade};
 
-use super::support::{self, Client, answering, cluster, forward, get, http, manager, ok, route, run, stat, upstream};
+use super::support::{
+    self, Client, answering, cluster, forward, get, http, manager, ok, route, run, stat, upstream,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[test]
 fn passes_requests_and_answers_on() {
     run(async {
-        let back = answering(|request| ok(&format!("saw {}", request.lines().next().unwrap_or_default()))).await;
+        let back = answering(|request| {
+            ok(&format!(
+                "saw {}",
+                request.lines().next().unwrap_or_default()
+            ))
+        })
+        .await;
         let proxy = http(
             vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
             vec![cluster("back", &[back.address])],
@@ -16,16 +24,37 @@ fn passes_requests_and_answers_on() {
         .await;
         let mut client = Client::connect(proxy.address).await;
         for path in ["/a?b=c", "/d"] {
-            let answer = client.ask(&format!("GET {path} HTTP/1.1\r\nHost: shop\r\nX-Mine: 1\r\n\r\n")).await;
-            assert_eq!((answer.status, answer.body), (200, format!("saw GET {path} HTTP/1.1")));
-            assert_eq!(answer.head.matches("server: istio-envoy").count(), 1, "{}", answer.head);
-            assert!(answer.head.contains("x-envoy-upstream-service-time: "), "{}", answer.head);
+            let answer = client
+                .ask(&format!(
+                    "GET {path} HTTP/1.1\r\nHost: shop\r\nX-Mine: 1\r\n\r\n"
+                ))
+                .await;
+            assert_eq!(
+                (answer.status, answer.body),
+                (200, format!("saw GET {path} HTTP/1.1"))
+            );
+            assert_eq!(
+                answer.head.matches("server: istio-envoy").count(),
+                1,
+                "{}",
+                answer.head
+            );
+            assert!(
+                answer.head.contains("x-envoy-upstream-service-time: "),
+                "{}",
+                answer.head
+            );
             assert!(answer.head.contains("date: "), "{}", answer.head);
         }
         // Kept alive on both sides.
         assert_eq!(back.connections.get(), 1);
         let seen = back.seen.borrow();
-        for expected in ["host: shop\r\n", "x-mine: 1\r\n", "x-request-id: ", "x-forwarded-proto: http\r\n"] {
+        for expected in [
+            "host: shop\r\n",
+            "x-mine: 1\r\n",
+            "x-request-id: ",
+            "x-forwarded-proto: http\r\n",
+        ] {
             assert!(seen[0].contains(expected), "{expected} in {}", seen[0]);
         }
         assert_eq!(stat(&proxy, "cluster.back.upstream_rq_200"), 2);
@@ -38,9 +67,19 @@ fn passes_requests_and_answers_on() {
 #[test]
 fn answers_unknown_hosts_and_lost_clusters_itself() {
     run(async {
-        let proxy = http(vec![route("/lost", RouteAction::Forward(Box::new(forward("lost"))))], vec![]).await;
+        let proxy = http(
+            vec![route(
+                "/lost",
+                RouteAction::Forward(Box::new(forward("lost"))),
+            )],
+            vec![],
+        )
+        .await;
         let answer = get(proxy.address, "/elsewhere").await;
-        assert_eq!((answer.status, answer.header("server")), (404, Some("istio-envoy")));
+        assert_eq!(
+            (answer.status, answer.header("server")),
+            (404, Some("istio-envoy"))
+        );
         assert_eq!(get(proxy.address, "/lost").await.status, 503);
         assert_eq!(stat(&proxy, "http.test.no_route"), 1);
         assert_eq!(stat(&proxy, "http.test.no_cluster"), 1);
@@ -51,8 +90,14 @@ fn answers_unknown_hosts_and_lost_clusters_itself() {
 fn passes_bodies_of_either_framing() {
     run(async {
         let back = answering(|request| {
-            let body = request.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
-            format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len())
+            let body = request
+                .split_once("\r\n\r\n")
+                .map_or("", |(_, body)| body)
+                .to_owned();
+            format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+                body.len()
+            )
         })
         .await;
         let proxy = http(
@@ -61,14 +106,24 @@ fn passes_bodies_of_either_framing() {
         )
         .await;
         let mut client = Client::connect(proxy.address).await;
-        let answer = client.ask("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+        let answer = client
+            .ask("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+            .await;
         assert!(answer.body.contains("hello"), "{answer:?}");
         let request = "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
         let answer = client.ask(request).await;
         assert_eq!(answer.status, 200);
         let seen = back.seen.borrow();
-        assert!(seen[0].ends_with("hello") && seen[0].contains("content-length: 5"), "{}", seen[0]);
-        assert!(seen[1].contains("transfer-encoding: chunked"), "{}", seen[1]);
+        assert!(
+            seen[0].ends_with("hello") && seen[0].contains("content-length: 5"),
+            "{}",
+            seen[0]
+        );
+        assert!(
+            seen[1].contains("transfer-encoding: chunked"),
+            "{}",
+            seen[1]
+        );
         let body: String = seen[1].split("\r\n\r\n").skip(1).collect();
         assert!(body.contains("abc") && body.contains("de"), "{body}");
     });
@@ -77,8 +132,13 @@ fn passes_bodies_of_either_framing() {
 #[test]
 fn a_body_that_is_larger_than_the_buffer_streams_through() {
     run(async {
-        let back = answering(|request| ok(&request.split_once("\r\n\r\n").map_or(0, |(_, body)| body.len()).to_string()))
-            .await;
+        let back = answering(|request| {
+            ok(&request
+                .split_once("\r\n\r\n")
+                .map_or(0, |(_, body)| body.len())
+                .to_string())
+        })
+        .await;
         let proxy = http(
             vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
             vec![cluster("back", &[back.address])],
@@ -86,7 +146,10 @@ fn a_body_that_is_larger_than_the_buffer_streams_through() {
         .await;
         let body = "x".repeat(3 << 20);
         let mut client = Client::connect(proxy.address).await;
-        let request = format!("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let request = format!(
+            "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
         assert_eq!(client.ask(&request).await.body, body.len().to_string());
     });
 }
@@ -107,8 +170,14 @@ fn upgrades_become_tunnels() {
             }
         })
         .await;
-        let mut manager = manager(vec![route("/", RouteAction::Forward(Box::new(forward("back"))))]);
-        manager.upgrades = vec![Upgrade { kind: Arc::from("websocket"), enabled: true }];
+        let mut manager = manager(vec![route(
+            "/",
+            RouteAction::Forward(Box::new(forward("back"))),
+        )]);
+        manager.upgrades = vec![Upgrade {
+            kind: Arc::from("websocket"),
+            enabled: true,
+        }];
         let proxy = support::managed(manager, vec![cluster("back", &[back.address])]).await;
         let mut client = Client::connect(proxy.address).await;
         client.send("GET /chat HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n").await;
@@ -119,9 +188,17 @@ fn upgrades_become_tunnels() {
             assert!(read > 0, "{}", String::from_utf8_lossy(&seen));
             seen.extend_from_slice(&buffer[..read]);
         }
-        assert!(seen.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&seen));
+        assert!(
+            seen.starts_with(b"HTTP/1.1 101 "),
+            "{}",
+            String::from_utf8_lossy(&seen)
+        );
         client.send("ping").await;
-        client.stream.read_exact(&mut buffer[..4]).await.expect("echo");
+        client
+            .stream
+            .read_exact(&mut buffer[..4])
+            .await
+            .expect("echo");
         assert_eq!(&buffer[..4], b"ping");
         assert!(back.seen.borrow()[0].contains("upgrade: websocket"));
         let refused = get(proxy.address, "/").await;
@@ -143,17 +220,26 @@ fn mirrors_are_sent_and_not_waited_for() {
         });
         let proxy = http(
             vec![route("/", RouteAction::Forward(Box::new(action)))],
-            vec![cluster("back", &[back.address]), cluster("copy", &[copy.address])],
+            vec![
+                cluster("back", &[back.address]),
+                cluster("copy", &[copy.address]),
+            ],
         )
         .await;
         let mut client = Client::connect(proxy.address).await;
-        let answer = client.ask("POST /x HTTP/1.1\r\nhost: shop\r\ncontent-length: 4\r\n\r\nbody").await;
+        let answer = client
+            .ask("POST /x HTTP/1.1\r\nhost: shop\r\ncontent-length: 4\r\n\r\nbody")
+            .await;
         assert_eq!(answer.body, "real");
         while copy.seen.borrow().is_empty() {
             tokio::task::yield_now().await;
         }
         let seen = copy.seen.borrow();
-        assert!(seen[0].contains("host: shop-shadow\r\n") && seen[0].ends_with("body"), "{}", seen[0]);
+        assert!(
+            seen[0].contains("host: shop-shadow\r\n") && seen[0].ends_with("body"),
+            "{}",
+            seen[0]
+        );
     });
 }
 
@@ -162,7 +248,9 @@ fn an_upstream_that_answers_half_breaks_the_answer_off() {
     run(async {
         let back = upstream(|mut stream, _| async move {
             support::read_request(&mut stream, &mut Vec::new()).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+                .await;
         })
         .await;
         let proxy = http(
@@ -172,7 +260,10 @@ fn an_upstream_that_answers_half_breaks_the_answer_off() {
         .await;
         let mut client = Client::connect(proxy.address).await;
         client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        assert!(client.receive().await.is_none(), "a whole answer of half a body");
+        assert!(
+            client.receive().await.is_none(),
+            "a whole answer of half a body"
+        );
     });
 }
 
@@ -180,7 +271,9 @@ fn an_upstream_that_answers_half_breaks_the_answer_off() {
 fn a_client_that_leaves_frees_everything() {
     run(async {
         let back = upstream(|mut stream, seen| async move {
-            let request = support::read_request(&mut stream, &mut Vec::new()).await.unwrap_or_default();
+            let request = support::read_request(&mut stream, &mut Vec::new())
+                .await
+                .unwrap_or_default();
             seen.borrow_mut().push(request);
             // Never answers; sees the proxy close.
             let _ = stream.read(&mut [0_u8; 1]).await;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use trireme_proxy_decide::config::{RetryOn, RetryPolicy, RouteAction, RouteForward};
 
-use super::support::{Client, answering, cluster, forward, free, get, http, ok, route, run, stat, status};
+use super::support::{
+    Client, answering, cluster, forward, free, get, http, ok, route, run, stat, status,
+};
 
 fn retrying(on: &str, times: u32) -> RouteForward {
     let mut action = forward("back");
@@ -25,18 +27,32 @@ fn retries_with_the_body_until_it_is_well() {
         let back = answering(move |_| {
             let left = failures.get();
             failures.set(left - 1);
-            if left > 0 { status("503 Service Unavailable", "no") } else { ok("well") }
+            if left > 0 {
+                status("503 Service Unavailable", "no")
+            } else {
+                ok("well")
+            }
         })
         .await;
         let proxy = http(
-            vec![route("/", RouteAction::Forward(Box::new(retrying("5xx", 3))))],
+            vec![route(
+                "/",
+                RouteAction::Forward(Box::new(retrying("5xx", 3))),
+            )],
             vec![cluster("back", &[back.address])],
         )
         .await;
         let mut client = Client::connect(proxy.address).await;
-        let answer = client.ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").await;
+        let answer = client
+            .ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody")
+            .await;
         assert_eq!((answer.status, &*answer.body), (200, "well"));
-        assert!(back.seen.borrow().iter().all(|request| request.ends_with("body")));
+        assert!(
+            back.seen
+                .borrow()
+                .iter()
+                .all(|request| request.ends_with("body"))
+        );
         assert_eq!(back.seen.borrow().len(), 3);
         assert_eq!(stat(&proxy, "cluster.back.upstream_rq_retry"), 2);
         assert_eq!(stat(&proxy, "cluster.back.upstream_rq_retry_success"), 1);
@@ -48,7 +64,10 @@ fn a_failure_to_connect_is_named_and_retried() {
     run(async {
         let nobody = free();
         let proxy = http(
-            vec![route("/", RouteAction::Forward(Box::new(retrying("connect-failure", 1))))],
+            vec![route(
+                "/",
+                RouteAction::Forward(Box::new(retrying("connect-failure", 1))),
+            )],
             vec![cluster("back", &[nobody])],
         )
         .await;
@@ -59,7 +78,10 @@ fn a_failure_to_connect_is_named_and_retried() {
         assert_eq!(answer.body, expected);
         assert_eq!(stat(&proxy, "cluster.back.upstream_cx_connect_fail"), 2);
         assert_eq!(stat(&proxy, "cluster.back.upstream_rq_retry"), 1);
-        assert_eq!(stat(&proxy, "cluster.back.upstream_rq_pending_failure_eject"), 2);
+        assert_eq!(
+            stat(&proxy, "cluster.back.upstream_rq_pending_failure_eject"),
+            2
+        );
     });
 }
 
@@ -79,7 +101,10 @@ fn a_timeout_is_504() {
         )
         .await;
         let answer = get(proxy.address, "/").await;
-        assert_eq!((answer.status, &*answer.body), (504, "upstream request timeout"));
+        assert_eq!(
+            (answer.status, &*answer.body),
+            (504, "upstream request timeout")
+        );
         assert_eq!(stat(&proxy, "cluster.back.upstream_rq_timeout"), 1);
     });
 }

@@ -14,9 +14,10 @@ use trireme_proxy::net::{Net, System};
 use trireme_proxy::telemetry::istio::Peer;
 use trireme_proxy::{Drain, Shared, Worker, spawn_background};
 use trireme_proxy_decide::config::{
-    Cluster, ClusterKind, ClusterSpecifier, Endpoint, Endpoints, Filter, FilterChain, FilterChainMatch,
-    HttpConnectionManager, Labels, Listener, ListenerFilters, LocalityEndpoints, PathMatch, Route, RouteAction,
-    RouteConfiguration, RouteForward, RouteMatch, RouteParts, RouteSource, Snapshot, TrafficDirection, VirtualHost,
+    Cluster, ClusterKind, ClusterSpecifier, Endpoint, Endpoints, Filter, FilterChain,
+    FilterChainMatch, HttpConnectionManager, Labels, Listener, ListenerFilters, LocalityEndpoints,
+    PathMatch, Route, RouteAction, RouteConfiguration, RouteForward, RouteMatch, RouteParts,
+    RouteSource, Snapshot, TrafficDirection, VirtualHost,
 };
 
 /// Longer than anything here takes, unless it hangs.
@@ -24,7 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn run<F: Future>(test: F) -> F::Output {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).expect("runtime");
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .expect("runtime");
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("in time") })
 }
 
@@ -38,7 +42,10 @@ pub fn endpoints(name: &str, addresses: &[SocketAddr]) -> Endpoints {
     let labels = Arc::new(Labels::default());
     let mut endpoints = Endpoints::new(name);
     endpoints.localities.push(LocalityEndpoints {
-        endpoints: addresses.iter().map(|address| Endpoint::new(*address, labels.clone())).collect(),
+        endpoints: addresses
+            .iter()
+            .map(|address| Endpoint::new(*address, labels.clone()))
+            .collect(),
         ..LocalityEndpoints::default()
     });
     endpoints
@@ -81,7 +88,10 @@ pub fn routes(name: &str, list: Vec<Route>) -> RouteConfiguration {
 }
 
 pub fn manager(list: Vec<Route>) -> HttpConnectionManager {
-    let mut manager = HttpConnectionManager::new("test", RouteSource::Inline(Arc::new(routes("inline", list))));
+    let mut manager = HttpConnectionManager::new(
+        "test",
+        RouteSource::Inline(Arc::new(routes("inline", list))),
+    );
     manager.server_name = Arc::from("istio-envoy");
     manager
 }
@@ -118,7 +128,6 @@ pub fn listener(name: &str, address: SocketAddr, chains: Vec<FilterChain>) -> Li
 
 pub struct Proxy {
     pub shared: Arc<Shared>,
-    pub worker: Rc<Worker>,
     pub drain: Drain,
     pub address: SocketAddr,
     stop: CancellationToken,
@@ -144,7 +153,12 @@ pub async fn proxy(snapshot: Snapshot, address: SocketAddr) -> Proxy {
     while !shared.is_ready() {
         tokio::task::yield_now().await;
     }
-    Proxy { shared, worker, drain, address, stop }
+    Proxy {
+        shared,
+        drain,
+        address,
+        stop,
+    }
 }
 
 /// A proxy that serves these routes to these clusters by HTTP.
@@ -154,8 +168,11 @@ pub async fn http(list: Vec<Route>, clusters: Vec<Cluster>) -> Proxy {
 
 pub async fn managed(manager: HttpConnectionManager, clusters: Vec<Cluster>) -> Proxy {
     let address = free();
-    let mut snapshot =
-        Snapshot::default().with_listener(listener("http", address, vec![chain(Filter::Http(Arc::new(manager)))]));
+    let mut snapshot = Snapshot::default().with_listener(listener(
+        "http",
+        address,
+        vec![chain(Filter::Http(Arc::new(manager)))],
+    ));
     for cluster in clusters {
         snapshot = snapshot.with_cluster(cluster);
     }
@@ -187,7 +204,11 @@ where
             tokio::task::spawn_local(serve(stream, log.clone()));
         }
     });
-    Upstream { address, seen, connections }
+    Upstream {
+        address,
+        seen,
+        connections,
+    }
 }
 
 /// Reads one request: head, and body by Content-Length or chunks.
@@ -198,7 +219,9 @@ pub async fn read_request(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Option<
         if let Some(end) = text.find("\r\n\r\n") {
             let head = &text[..end + 4];
             let body = &text[end + 4..];
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
             let whole = if let Some(length) = length {
                 let length: usize = length.parse().expect("length");
                 (body.len() >= length).then_some(end + 4 + length)
@@ -245,7 +268,10 @@ pub fn ok(body: &str) -> String {
 }
 
 pub fn status(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 #[derive(Debug)]
@@ -257,7 +283,9 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        self.head
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
 
@@ -269,7 +297,10 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.expect("connect"), rest: Vec::new() }
+        Self {
+            stream: TcpStream::connect(address).await.expect("connect"),
+            rest: Vec::new(),
+        }
     }
 
     pub async fn send(&mut self, bytes: &str) {
@@ -284,12 +315,16 @@ impl Client {
             if let Some(end) = text.find("\r\n\r\n") {
                 let head = text[..end + 2].to_owned();
                 let after = &text[end + 4..];
-                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "));
                 let whole = if let Some(length) = length {
                     let length: usize = length.parse().expect("length");
                     (after.len() >= length).then(|| (length, after[..length].to_owned()))
                 } else if head.contains("transfer-encoding: chunked") {
-                    after.find("0\r\n\r\n").map(|at| (at + 5, after[..at].to_owned()))
+                    after
+                        .find("0\r\n\r\n")
+                        .map(|at| (at + 5, after[..at].to_owned()))
                 } else {
                     Some((0, String::new()))
                 };
@@ -314,13 +349,17 @@ impl Client {
 
 pub async fn get(address: SocketAddr, path: &str) -> Answer {
     let mut client = Client::connect(address).await;
-    client.ask(&format!("GET {path} HTTP/1.1\r\nhost: shop\r\n\r\n")).await
+    client
+        .ask(&format!("GET {path} HTTP/1.1\r\nhost: shop\r\n\r\n"))
+        .await
 }
 
 /// A statistic by Envoy's name, as the administration shows it.
 pub fn stat(proxy: &Proxy, name: &str) -> u64 {
     let mut out = String::new();
     trireme_proxy::telemetry::stats::write(&proxy.shared, &mut out);
-    let line = out.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let line = out
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     line.map_or(0, |value| value.parse().expect("number"))
 }

@@ -5,11 +5,14 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use trireme_proxy_decide::config::{
-    DownstreamTls, Filter, ListenerFilters, RouteAction, SecretSource, Snapshot, StringMatch, StringMatcher, TcpProxy,
-    UpstreamTls, ValidationContext,
+    DownstreamTls, Filter, ListenerFilters, RouteAction, SecretSource, Snapshot, StringMatch,
+    StringMatcher, TcpProxy, UpstreamTls, ValidationContext,
 };
 
-use super::support::{Upstream, answering, chain, cluster, forward, free, get, http, listener, manager, ok, proxy, route, run, upstream};
+use super::support::{
+    Upstream, answering, chain, cluster, forward, free, get, http, listener, manager, ok, proxy,
+    route, run, upstream,
+};
 
 struct Authority {
     certificate: rcgen::Certificate,
@@ -22,7 +25,10 @@ impl Authority {
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let certificate = parameters.self_signed(&key).expect("authority");
-        Self { certificate, issuer: rcgen::Issuer::new(parameters, key) }
+        Self {
+            certificate,
+            issuer: rcgen::Issuer::new(parameters, key),
+        }
     }
 
     fn pem(&self) -> SecretSource {
@@ -32,7 +38,9 @@ impl Authority {
     fn issue(&self, name: &str) -> (SecretSource, SecretSource) {
         let key = rcgen::KeyPair::generate().expect("key");
         let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
-        let certificate = parameters.signed_by(&key, &self.issuer).expect("certificate");
+        let certificate = parameters
+            .signed_by(&key, &self.issuer)
+            .expect("certificate");
         let bytes = |text: String| SecretSource::Inline(text.into_bytes().into());
         (bytes(certificate.pem()), bytes(key.serialize_pem()))
     }
@@ -40,7 +48,9 @@ impl Authority {
     fn client(&self) -> tokio_rustls::TlsConnector {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.der().clone()).expect("root");
-        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         tokio_rustls::TlsConnector::from(Arc::new(config))
     }
 }
@@ -67,7 +77,10 @@ fn originating(authority: &Authority, names: &[&str]) -> UpstreamTls {
             trusted_ca: Some(authority.pem()),
             subject_alt_names: names
                 .iter()
-                .map(|name| StringMatcher { pattern: StringMatch::Exact(Arc::from(*name)), ignore_case: false })
+                .map(|name| StringMatcher {
+                    pattern: StringMatch::Exact(Arc::from(*name)),
+                    ignore_case: false,
+                })
                 .collect(),
             ..ValidationContext::default()
         }),
@@ -78,7 +91,10 @@ fn originating(authority: &Authority, names: &[&str]) -> UpstreamTls {
 }
 
 /// An upstream that ends TLS by our own listener code, in front of a plain one.
-async fn secure(authority: &Authority, behind: &Upstream) -> (super::support::Proxy, std::net::SocketAddr) {
+async fn secure(
+    authority: &Authority,
+    behind: &Upstream,
+) -> (super::support::Proxy, std::net::SocketAddr) {
     let address = free();
     let list = vec![route("/", RouteAction::Forward(Box::new(forward("plain"))))];
     let mut secured = chain(Filter::Http(Arc::new(manager(list))));
@@ -93,11 +109,22 @@ async fn secure(authority: &Authority, behind: &Upstream) -> (super::support::Pr
 fn ends_tls_and_begins_it_again() {
     run(async {
         let authority = Authority::new();
-        let back = answering(|request| ok(if request.contains("x-forwarded-proto: ") { "seen" } else { "" })).await;
+        let back = answering(|request| {
+            ok(if request.contains("x-forwarded-proto: ") {
+                "seen"
+            } else {
+                ""
+            })
+        })
+        .await;
         let (_inner, secured) = secure(&authority, &back).await;
         let mut reached = cluster("back", &[secured]);
         reached.tls = Some(Arc::new(originating(&authority, &["back.test"])));
-        let outer = http(vec![route("/", RouteAction::Forward(Box::new(forward("back"))))], vec![reached]).await;
+        let outer = http(
+            vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
+            vec![reached],
+        )
+        .await;
         let answer = get(outer.address, "/").await;
         assert_eq!((answer.status, &*answer.body), (200, "seen"), "{answer:?}");
     });
@@ -109,13 +136,26 @@ fn a_server_of_another_name_or_authority_is_refused() {
         let authority = Authority::new();
         let back = answering(|_| ok("")).await;
         let (_inner, secured) = secure(&authority, &back).await;
-        for (trusted, names) in [(&authority, ["other.test"]), (&Authority::new(), ["back.test"])] {
+        for (trusted, names) in [
+            (&authority, ["other.test"]),
+            (&Authority::new(), ["back.test"]),
+        ] {
             let mut reached = cluster("back", &[secured]);
             reached.tls = Some(Arc::new(originating(trusted, &names)));
-            let outer = http(vec![route("/", RouteAction::Forward(Box::new(forward("back"))))], vec![reached]).await;
+            let outer = http(
+                vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
+                vec![reached],
+            )
+            .await;
             let answer = get(outer.address, "/").await;
             assert_eq!(answer.status, 503);
-            assert!(answer.body.ends_with("reset reason: remote connection failure"), "{}", answer.body);
+            assert!(
+                answer
+                    .body
+                    .ends_with("reset reason: remote connection failure"),
+                "{}",
+                answer.body
+            );
         }
         assert!(back.seen.borrow().is_empty());
     });
@@ -129,8 +169,15 @@ fn a_client_agrees_on_http2() {
         let (_inner, secured) = secure(&authority, &back).await;
         let stream = TcpStream::connect(secured).await.expect("connect");
         let name = ServerName::try_from("back.test").expect("name");
-        let mut stream = authority.client().connect(name, stream).await.expect("handshake");
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.expect("write");
+        let mut stream = authority
+            .client()
+            .connect(name, stream)
+            .await
+            .expect("handshake");
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await
+            .expect("write");
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -162,7 +209,10 @@ fn passes_tls_through_by_its_server_name() {
         named.matches.server_names = vec![Arc::from("*.test")];
         let mut passing = listener("sni", address, vec![named]);
         passing.default_filter_chain = Some(chain(tcp("other")));
-        passing.listener_filters = ListenerFilters { tls_inspector: true, ..ListenerFilters::default() };
+        passing.listener_filters = ListenerFilters {
+            tls_inspector: true,
+            ..ListenerFilters::default()
+        };
         let snapshot = Snapshot::default()
             .with_listener(passing)
             .with_cluster(cluster("named", &[secured]))
@@ -170,8 +220,15 @@ fn passes_tls_through_by_its_server_name() {
         let _proxy = proxy(snapshot, address).await;
         let stream = TcpStream::connect(address).await.expect("connect");
         let name = ServerName::try_from("back.test").expect("name");
-        let mut stream = authority.client().connect(name, stream).await.expect("handshake");
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.expect("write");
+        let mut stream = authority
+            .client()
+            .connect(name, stream)
+            .await
+            .expect("handshake");
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await
+            .expect("write");
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer).await;
         assert!(answer.ends_with("through"), "{answer}");

@@ -4,7 +4,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use trireme_proxy_decide::config::{Filter, ListenerFilters, RouteAction, Snapshot, TcpProxy};
 
-use super::support::{Client, answering, chain, cluster, forward, free, listener, manager, ok, proxy, route, run, stat, upstream};
+use super::support::{
+    Client, answering, chain, cluster, forward, free, listener, manager, ok, proxy, route, run,
+    stat, upstream,
+};
 
 fn tcp(cluster: &str) -> Filter {
     Filter::Tcp(Arc::new(TcpProxy {
@@ -43,7 +46,10 @@ fn bytes_go_both_ways_and_halves_close() {
         let mut got = Vec::new();
         client.stream.read_to_end(&mut got).await.expect("read");
         assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
-        assert_eq!(stat(&proxy, "tcp.tcp.downstream_cx_rx_bytes_total"), 1 << 20);
+        assert_eq!(
+            stat(&proxy, "tcp.tcp.downstream_cx_rx_bytes_total"),
+            1 << 20
+        );
         assert_eq!(stat(&proxy, "cluster.back.upstream_cx_total"), 1);
     });
 }
@@ -65,12 +71,17 @@ fn a_server_that_speaks_first_is_not_kept_waiting() {
             timeout: Some(Duration::ZERO),
             ..ListenerFilters::default()
         };
-        let snapshot =
-            Snapshot::default().with_listener(inspecting).with_cluster(cluster("back", &[back.address]));
+        let snapshot = Snapshot::default()
+            .with_listener(inspecting)
+            .with_cluster(cluster("back", &[back.address]));
         let _proxy = proxy(snapshot, address).await;
         let mut client = Client::connect(address).await;
         let mut greeting = [0_u8; 11];
-        client.stream.read_exact(&mut greeting).await.expect("greeting");
+        client
+            .stream
+            .read_exact(&mut greeting)
+            .await
+            .expect("greeting");
         assert_eq!(&greeting, b"220 ready\r\n");
     });
 }
@@ -102,14 +113,25 @@ fn a_detected_protocol_chooses_and_silence_goes_on() {
             .with_cluster(cluster("greeter", &[greeter.address]));
         let _proxy = proxy(snapshot, address).await;
         let mut client = Client::connect(address).await;
-        assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.body, "web");
+        assert_eq!(
+            client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.body,
+            "web"
+        );
         let mut silent = Client::connect(address).await;
         let mut greeting = [0_u8; 5];
-        silent.stream.read_exact(&mut greeting).await.expect("greeting");
+        silent
+            .stream
+            .read_exact(&mut greeting)
+            .await
+            .expect("greeting");
         assert_eq!(&greeting, b"hello");
         let mut other = Client::connect(address).await;
         other.send("SSH-2.0-x\r\n").await;
-        other.stream.read_exact(&mut greeting).await.expect("greeting");
+        other
+            .stream
+            .read_exact(&mut greeting)
+            .await
+            .expect("greeting");
         assert_eq!(&greeting, b"hello");
     });
 }
