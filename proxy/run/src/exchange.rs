@@ -525,8 +525,10 @@ impl Tracked {
 
     fn failed(&mut self, error: &BodyError) {
         let broken = match error {
-            BodyError::Truncated | BodyError::Connection(_) => Broken::ConnectionTermination,
-            BodyError::Chunk(_) | BodyError::Length => Broken::ProtocolError,
+            BodyError::Connection(_) => Broken::ConnectionTermination,
+            BodyError::Truncated | BodyError::Chunk(_) | BodyError::Length => {
+                Broken::ProtocolError
+            }
             BodyError::Reset(_) | BodyError::Cancelled => Broken::RemoteReset,
         };
         self.end(Event::Broken(broken, ""));

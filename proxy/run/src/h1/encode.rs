@@ -120,8 +120,12 @@ pub(super) fn request_head(
     let framing = if let Some(length) = length_of(&head.headers) {
         Framing::Length(length)
     } else if !has_body {
-        // A body is expected with these, so its absence is said.
-        if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+        // A body may come with all others, so its absence is said.
+        let bodiless = matches!(
+            head.method,
+            Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+        );
+        if !bodiless {
             output.extend_from_slice(b"content-length: 0\r\n");
         }
         Framing::None

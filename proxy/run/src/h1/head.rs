@@ -344,6 +344,12 @@ pub fn response(head: &Bytes, to: &Method) -> Result<ResponseHead, HeadError> {
         StatusCode::from_u16(code).map_err(|_| HeadError::Malformed("the status is malformed"))?;
     let headers = headers_from(head, parsed.headers)?;
     let framing = framing(&headers)?;
+    // Neither has a body (RFC 9110, 8.6): who says otherwise means to be read in two ways.
+    if (status.is_informational() || status == StatusCode::NO_CONTENT)
+        && matches!(framing, Framing::Chunked | Framing::Length(1..))
+    {
+        return Err(HeadError::Malformed("a response without a body says it has one"));
+    }
     let empty = *to == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT
