@@ -23,6 +23,7 @@ use crate::workload::Workload;
 use crate::{ObjectKey, reference};
 
 pub use routes::{route_names, routes};
+pub use tls::downstream;
 
 /// A server of a Gateway on a port of the workload.
 pub struct Server {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use trireme_model::istio::{ConnectionPoolSettings, IngressListener};
+use trireme_model::istio::{ConnectionPoolSettings, IngressListener, ServerTlsSettings};
 
 use crate::protocol::{Protocol, Treatment};
 use crate::scope::Scope;
@@ -25,6 +25,8 @@ pub struct Ingress {
     /// Where the application is; absent means where the client says.
     pub endpoint: Option<(String, u32)>,
     pub connection_pool: Option<ConnectionPoolSettings>,
+    /// The sidecar takes TLS off.
+    pub tls: Option<ServerTlsSettings>,
     /// The Sidecar that speaks of it.
     pub reference: Option<String>,
     /// Nothing is intercepted: the proxy listens itself, on this address.
@@ -48,7 +50,12 @@ pub fn ingress(view: &View, scope: &Scope, workload: &Workload) -> Vec<Ingress> 
             let pool = listener.connection_pool.as_ref().or(common).cloned();
             Some(Ingress {
                 number: port.number,
-                protocol: Protocol::parse(&port.protocol),
+                protocol: match (Protocol::parse(&port.protocol), &listener.tls) {
+                    (Protocol::Https, Some(_)) => Protocol::Http,
+                    (Protocol::Tls, Some(_)) => Protocol::Tcp,
+                    (protocol, _) => protocol,
+                },
+                tls: listener.tls.clone(),
                 services: known.map(|it| it.services.clone()).unwrap_or_default(),
                 service_port: known.map_or(port.number, |it| it.service_port),
                 endpoint: endpoint(listener, workload),
@@ -113,6 +120,7 @@ fn served(view: &View, scope: &Scope, workload: &Workload) -> BTreeMap<u32, Ingr
                         services: vec![service.clone()],
                         service_port: port.number,
                         endpoint: None,
+                        tls: None,
                         connection_pool: pool.clone().or(own.and_then(|it| it.connection_pool)),
                         reference: None,
                         bind: None,

@@ -27,6 +27,10 @@ use crate::{gateway, grpc, listener, route, secret};
 /// Beyond that the oldest names go, and cost their making again when asked for.
 const ASSIGNMENTS_KEPT: usize = 20_000;
 
+/// Scopes that are kept between two changes of objects: one a namespace, or where some object looks at labels one a
+/// Deployment, of as many as a large cluster has.
+const SCOPES_KEPT: usize = 1_024;
+
 /// What an assignment depends on besides its service: host, cluster, who asks.
 type AssignmentKey = (String, String, ScopeKey, String);
 
@@ -203,6 +207,9 @@ impl Mesh {
         );
         let built = Arc::new(built);
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        if scopes.len() >= SCOPES_KEPT {
+            scopes.pop_first();
+        }
         scopes.entry(key).or_insert(built).clone()
     }
 

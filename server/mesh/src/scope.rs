@@ -16,6 +16,10 @@ use crate::service::Service;
 use crate::view::{View, selects};
 use crate::workload::{Role, Workload};
 
+/// Things that a scope keeps: clients may ask for routes by any name, and a mesh has fewer ports and detected services
+/// than this. What is beyond is made again when asked for.
+const MADE_KEPT: usize = 16_384;
+
 /// What tells scopes apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ScopeKey {
@@ -112,7 +116,9 @@ impl Scope {
             return resources;
         }
         let resources = make();
-        if let Ok(mut made) = self.made.lock() {
+        if let Ok(mut made) = self.made.lock()
+            && made.len() < MADE_KEPT
+        {
             made.insert(key, resources.clone());
         }
         resources

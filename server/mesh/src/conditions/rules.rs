@@ -130,6 +130,22 @@ fn has_subset(view: &View, service: &Service, subset: &Subset) -> bool {
 }
 
 fn transport(policy: &TrafficPolicy, host: &str, found: &mut Findings<'_>) {
+    let zones = policy.load_balancer.as_ref();
+    let ignored = [
+        (policy.tunnel.is_some(), "tunnel"),
+        (
+            zones.is_some_and(|it| it.zone_aware_lb_setting.is_some()),
+            "loadBalancer.zoneAwareLbSetting",
+        ),
+    ];
+    for (_, field) in ignored.into_iter().filter(|(given, _)| *given) {
+        found.add(
+            Concern::Limited,
+            "",
+            "FieldHasNoEffect",
+            format!("{field} towards {host} has no effect in this version"),
+        );
+    }
     let of_ports = policy
         .port_level_settings
         .iter()

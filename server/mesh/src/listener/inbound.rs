@@ -125,7 +125,17 @@ fn of_port(view: &View, workload: &Workload, port: &Ingress) -> Vec<Chain> {
     if let Some(reference) = &port.reference {
         trireme_xds::metadata::set_object(&mut metadata, reference);
     }
+    let is_http = port.protocol.treatment() == Treatment::Http;
+    let transport_socket = match &port.tls {
+        None => None,
+        Some(settings) => match crate::gateway::downstream(settings, is_http) {
+            Some(socket) => Some(socket),
+            // Without a certificate nothing can be served here.
+            None => return Vec::new(),
+        },
+    };
     let chain = Chain {
+        transport_socket,
         name: name(ANY_ADDRESS, port.number),
         destination_port: Some(port.number),
         metadata,
