@@ -117,11 +117,17 @@ impl Stand {
 
     /// Hosts that a request was sent to, and what each was sent.
     pub fn seen(&self, number: usize) -> Value {
+        self.seen_as(number, true)
+    }
+
+    /// The same; whether what came later are tries of the first.
+    pub fn seen_as(&self, number: usize, tries: bool) -> Value {
         let mut list = Vec::new();
         for (index, attempt) in self.attempts(number).into_iter().enumerate() {
             let mut request = self.without_chance(attempt.seen);
             // What is left of the time, to the millisecond.
-            if index > 0
+            if tries
+                && index > 0
                 && let Some(left) = request.pointer_mut("/headers/x-envoy-expected-rq-timeout-ms")
             {
                 *left = json!("(less)");

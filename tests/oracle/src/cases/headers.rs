@@ -272,7 +272,11 @@ async fn wait_for(stand: &Stand, number: usize, wanted: usize) -> Value {
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    let mut list: Vec<Value> = stand.seen(number).as_array().cloned().unwrap_or_default();
+    let mut list: Vec<Value> = stand
+        .seen_as(number, false)
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     list.sort_by_key(|one| one["host"].as_u64());
     list.into()
 }
