@@ -9,7 +9,7 @@ use super::Choice;
 use super::edf::Edf;
 use super::maglev::MaglevTable;
 use super::ring::Ring;
-use super::source::Source;
+use super::source::{Source, TURNS_SKIPPED_MAX};
 use super::view::View;
 use crate::config::{CommonLb, LbPolicy, LocalityLb};
 use crate::time::Nanos;
@@ -300,10 +300,7 @@ impl Balancer {
         if sources.is_empty() {
             return None;
         }
-        let mut schedule = Edf::new(weights.iter().copied());
-        for _ in 0..seed % weights.len() as u64 {
-            schedule.next(|index| weights[index as usize]);
-        }
+        let schedule = Edf::after(&weights, seed % TURNS_SKIPPED_MAX);
         Some(Places {
             schedule,
             weights,

@@ -58,6 +58,35 @@ impl Edf {
         edf
     }
 
+    /// A schedule as it is after this many turns, without taking each: proxies that begin at
+    /// random places in the cycle do not all begin with the heaviest.
+    #[must_use]
+    pub fn after(weights: &[f64], turns: u64) -> Edf {
+        let sum: f64 = weights.iter().map(|weight| weight.max(LEAST_WEIGHT)).sum();
+        #[allow(clippy::cast_precision_loss)]
+        let share = |weight: f64| (weight * turns as f64 / sum).floor();
+        let mut edf = Edf::default();
+        let mut taken = 0.0;
+        for (index, weight) in weights.iter().enumerate() {
+            let weight = weight.max(LEAST_WEIGHT);
+            let own = share(weight);
+            taken += own;
+            edf.now = edf.now.max(own / weight);
+            edf.turns.push(Turn {
+                deadline: (own + 1.0) / weight,
+                order: edf.order,
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+            });
+            edf.order += 1;
+        }
+        // Fewer than there are entries are left.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        for _ in taken as u64..turns {
+            edf.next(|index| weights[index as usize]);
+        }
+        edf
+    }
+
     fn add(&mut self, index: u32, weight: f64) {
         let turn = Turn {
             deadline: self.now + 1.0 / weight.max(LEAST_WEIGHT),

@@ -19,6 +19,10 @@ pub(super) struct Source {
     rotation: u64,
 }
 
+/// A schedule begins within so many turns of its beginning: enough for any cycle of weights, few
+/// enough that deadlines stay exact.
+pub(super) const TURNS_SKIPPED_MAX: u64 = 1 << 20;
+
 impl Source {
     /// A source over `hosts`; `rotation` is where its rotation goes on.
     pub fn new(hosts: Vec<Arc<Host>>, policy: &LbPolicy, rotation: u64, now: Nanos) -> Source {
@@ -33,18 +37,12 @@ impl Source {
             LbPolicy::RoundRobin { .. } | LbPolicy::LeastRequest(_)
         );
         if scheduled && source.hosts.len() > 1 && source.needs_schedule(slow, now) {
-            let mut edf = Edf::new(
-                source
-                    .hosts
-                    .iter()
-                    .map(|host| weight(host, policy, slow, now)),
-            );
-            // Different proxies begin at different places, or the first host would get the
-            // first request of every proxy.
-            for _ in 0..rotation % source.hosts.len() as u64 {
-                let hosts = &source.hosts;
-                edf.next(|index| weight(&hosts[index as usize], policy, slow, now));
-            }
+            let weights: Vec<f64> = source
+                .hosts
+                .iter()
+                .map(|host| weight(host, policy, slow, now))
+                .collect();
+            let edf = Edf::after(&weights, rotation % TURNS_SKIPPED_MAX);
             source.edf = Some(edf);
         }
         source
