@@ -10,6 +10,7 @@
 //! - [`watch`]: a watch delivers every change once, in order, also across resumptions
 //! - [`durability`]: no acknowledged write is lost
 //! - [`consensus`]: one leader a term, equal states at equal indexes
+//! - [`traffic`]: what proxies do with requests, hosts and limits
 //!
 //! Invariants: pure and deterministic; every search has a named limit and says when it met it.
 //! Deliberately absent: recording, and anything that knows how histories come to be.
@@ -18,4 +19,5 @@ pub mod consensus;
 pub mod durability;
 pub mod history;
 pub mod linearizability;
+pub mod traffic;
 pub mod watch;

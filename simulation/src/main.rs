@@ -16,6 +16,9 @@
 //! crate turns on, adds only a hidden switch that is off unless a world sets it: so one build serves
 //! both, and the product, even when built together with this crate, behaves the same.
 //!
+//! Another kind of world, [`proxies`], has the proxy's worker between clients and upstreams; the bugs that
+//! `trireme-proxy-decide` can have put back (its feature `planted`, switches again) are each to be found there.
+//!
 //! Deliberately not here: TLS (certificates would be most of the work of a dial), the node agents,
 //! and membership changes.
 
@@ -24,6 +27,7 @@ mod connection;
 mod determinism;
 mod disk;
 mod fault;
+mod proxies;
 mod record;
 mod runner;
 mod server;
@@ -33,10 +37,11 @@ mod world;
 
 use std::ops::Range;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use runner::Kind;
 
 #[derive(Parser)]
-#[command(about = "Runs Trireme's servers in simulated worlds")]
+#[command(about = "Runs Trireme's servers and proxies in simulated worlds")]
 struct Arguments {
     #[command(subcommand)]
     command: Action,
@@ -49,33 +54,60 @@ enum Planted {
     LeaderRestore,
 }
 
+#[derive(Args)]
+struct Seeds {
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// From A up to, but not including, B: A..B.
+    #[arg(long, value_parser = range)]
+    seeds: Option<Range<u64>>,
+    /// Runs each seed in two processes and compares their traces.
+    #[arg(long)]
+    twice: bool,
+    /// Prints the trace.
+    #[arg(long)]
+    trace: bool,
+    /// Succeeds when that many seeds find the planted bug.
+    #[arg(long, requires = "planted")]
+    within: Option<u64>,
+}
+
 #[derive(Subcommand)]
 enum Action {
     /// The servers, clients and faults of a seed, or of many.
     World {
-        #[arg(long, conflicts_with = "seeds")]
-        seed: Option<u64>,
-        /// From A up to, but not including, B: A..B.
-        #[arg(long, value_parser = range)]
-        seeds: Option<Range<u64>>,
-        /// Runs each seed in two processes and compares their traces.
-        #[arg(long)]
-        twice: bool,
-        /// Prints the trace.
-        #[arg(long)]
-        trace: bool,
-        /// Puts a known bug back. With --within, succeeds when that many seeds find it.
+        #[command(flatten)]
+        seeds: Seeds,
+        /// Puts a known bug back.
         #[arg(long)]
         planted: Option<Planted>,
-        #[arg(long, requires = "planted")]
-        within: Option<u64>,
     },
-    /// One world in this process; for the other command.
+    /// Proxies, their clients and upstreams, and the faults of a seed, or of many.
+    Proxy {
+        #[command(flatten)]
+        seeds: Seeds,
+        /// Puts a known bug back; `all`, with --within, one after the other.
+        #[arg(long, value_parser = planted_name)]
+        planted: Option<String>,
+    },
+    /// One world in this process; for the other commands.
     #[command(hide = true)]
     Child {
         seed: u64,
+        #[command(subcommand)]
+        kind: ChildKind,
+    },
+}
+
+#[derive(Subcommand)]
+enum ChildKind {
+    Servers {
         #[arg(long)]
         restore_leader: bool,
+    },
+    Proxies {
+        #[arg(long)]
+        bug: Option<String>,
     },
 }
 
@@ -86,34 +118,70 @@ fn range(text: &str) -> Result<Range<u64>, String> {
     Ok(number(start)?..number(end)?)
 }
 
+/// Every bug that proxies can have.
+const ALL: &str = "all";
+
+fn planted_name(text: &str) -> Result<String, String> {
+    let known: Vec<&str> = proxies::planted_names().chain([ALL]).collect();
+    if known.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("one of {}", known.join(", ")))
+}
+
+impl Seeds {
+    fn range(&self) -> Range<u64> {
+        match (self.seed, &self.seeds) {
+            (Some(seed), _) => seed..seed + 1,
+            (None, Some(seeds)) => seeds.clone(),
+            (None, None) => 0..1,
+        }
+    }
+
+    fn run(&self, kind: Kind) -> anyhow::Result<()> {
+        let options = runner::Options {
+            twice: self.twice,
+            trace: self.trace,
+            kind,
+        };
+        runner::seeds(self.range(), &options)
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Action::Child {
-            seed,
-            restore_leader,
-        } => runner::child(seed, restore_leader),
-        Action::World {
-            seed,
-            seeds,
-            twice,
-            trace,
-            planted,
-            within,
-        } => {
-            let seeds = match (seed, seeds) {
-                (Some(seed), _) => seed..seed + 1,
-                (None, Some(seeds)) => seeds,
-                (None, None) => 0..1,
+        Action::Child { seed, kind } => {
+            let kind = match kind {
+                ChildKind::Servers { restore_leader } => Kind::Servers { restore_leader },
+                ChildKind::Proxies { bug } => Kind::Proxies { bug },
             };
-            if let Some(within) = within {
-                return runner::planted(seeds.start, within);
-            }
-            let options = runner::Options {
-                twice,
-                trace,
+            runner::child(seed, kind)
+        }
+        Action::World { seeds, planted } => {
+            let kind = Kind::Servers {
                 restore_leader: planted.is_some(),
             };
-            runner::seeds(seeds, &options)
+            match seeds.within {
+                Some(within) => {
+                    runner::planted("leader_restore", kind, seeds.range().start, within)
+                }
+                None => seeds.run(kind),
+            }
+        }
+        Action::Proxy { seeds, planted } => {
+            let Some(within) = seeds.within else {
+                return seeds.run(Kind::Proxies { bug: planted });
+            };
+            let names = proxies::planted_names();
+            for name in names.filter(|name| {
+                matches!(planted.as_deref(), Some(ALL)) || planted.as_deref() == Some(name)
+            }) {
+                let kind = Kind::Proxies {
+                    bug: Some(name.to_owned()),
+                };
+                runner::planted(name, kind, seeds.range().start, within)?;
+            }
+            Ok(())
         }
     }
 }

@@ -7,26 +7,71 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use crate::{determinism, world};
+use crate::{determinism, proxies, world};
 
 /// Marks the last line that a world's process prints.
 const SUMMARY: &str = "summary ";
 
+/// What kind of world, and which bug is put back in it.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Servers and their clients; a restarted leader resumes its old term.
+    Servers { restore_leader: bool },
+    /// Proxies between clients and upstreams.
+    Proxies { bug: Option<String> },
+}
+
+/// How a world went.
+pub struct Outcome {
+    pub trace: String,
+    pub simulated_ms: u64,
+    /// What there was of each, to be told and summed up.
+    pub counts: Vec<(&'static str, u64)>,
+    pub violations: Vec<String>,
+}
+
+impl Kind {
+    fn run(&self, seed: u64) -> anyhow::Result<Outcome> {
+        match self {
+            Kind::Servers { restore_leader } => world::run(seed, *restore_leader),
+            Kind::Proxies { bug } => proxies::run(seed, bug.as_deref()),
+        }
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        match self {
+            Kind::Servers {
+                restore_leader: false,
+            } => vec!["servers"],
+            Kind::Servers {
+                restore_leader: true,
+            } => vec!["servers", "--restore-leader"],
+            Kind::Proxies { bug: None } => vec!["proxies"],
+            Kind::Proxies { bug: Some(bug) } => vec!["proxies", "--bug", bug],
+        }
+    }
+
+    fn command(&self) -> &'static str {
+        match self {
+            Kind::Servers { .. } => "world",
+            Kind::Proxies { .. } => "proxy",
+        }
+    }
+}
+
 /// The world's own process: prints its trace and a summary.
-pub fn child(seed: u64, restore_leader: bool) -> anyhow::Result<()> {
+pub fn child(seed: u64, kind: Kind) -> anyhow::Result<()> {
     std::panic::set_hook(Box::new(|panic| {
         // Nothing may go on after a part of the world has died.
         eprintln!("{panic}");
         std::process::exit(101);
     }));
     // Fresh, so that what the standard library seeds once a thread is seeded by the world.
-    let outcome = std::thread::spawn(move || world::run(seed, restore_leader))
+    let outcome = std::thread::spawn(move || kind.run(seed))
         .join()
         .map_err(|_| anyhow::anyhow!("the world's thread died"))??;
     let summary = serde_json::json!({
-        "simulated_ms": outcome.simulated_ms, "servers": outcome.servers, "faults": outcome.faults,
-        "writes": outcome.writes, "reads": outcome.reads, "unknown": outcome.unknown,
-        "watched": outcome.watched, "snapshots": outcome.snapshots, "violations": outcome.violations,
+        "simulated_ms": outcome.simulated_ms, "counts": outcome.counts, "violations": outcome.violations,
     });
     let mut out = std::io::stdout().lock();
     out.write_all(outcome.trace.as_bytes())?;
@@ -39,20 +84,14 @@ pub fn child(seed: u64, restore_leader: bool) -> anyhow::Result<()> {
 pub struct Options {
     pub twice: bool,
     pub trace: bool,
-    pub restore_leader: bool,
+    pub kind: Kind,
 }
 
 /// How one seed went.
 #[derive(Default)]
 pub struct Report {
     pub simulated_ms: u64,
-    pub servers: u64,
-    pub faults: u64,
-    pub writes: u64,
-    pub reads: u64,
-    pub unknown: u64,
-    pub watched: u64,
-    pub snapshots: u64,
+    pub counts: Vec<(String, u64)>,
     pub trace_hash: String,
     pub violations: Vec<String>,
 }
@@ -62,14 +101,12 @@ fn start(seed: u64, options: &Options) -> anyhow::Result<Child> {
     command
         .arg("child")
         .arg(seed.to_string())
+        .args(options.kind.arguments())
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if options.restore_leader {
-        command.arg("--restore-leader");
-    }
     // SAFETY: one system call between fork and exec.
     unsafe { command.pre_exec(determinism::fix_addresses) };
     command.spawn().context("starting a world's process")
@@ -118,21 +155,9 @@ pub fn seed(seed: u64, options: &Options) -> anyhow::Result<Report> {
         .collect();
     match summary {
         Ok(summary) => {
-            let number = |name: &str| summary[name].as_u64().unwrap_or_default();
-            report.simulated_ms = number("simulated_ms");
-            report.servers = number("servers");
-            report.faults = number("faults");
-            report.writes = number("writes");
-            report.reads = number("reads");
-            report.unknown = number("unknown");
-            report.watched = number("watched");
-            report.snapshots = number("snapshots");
-            let violations = summary["violations"].as_array();
-            report.violations = violations
-                .into_iter()
-                .flatten()
-                .filter_map(|it| it.as_str().map(str::to_owned))
-                .collect();
+            report.simulated_ms = summary["simulated_ms"].as_u64().unwrap_or_default();
+            report.counts = serde_json::from_value(summary["counts"].clone())?;
+            report.violations = serde_json::from_value(summary["violations"].clone())?;
         }
         Err(why) => report.violations.push(format!("the world died: {why}")),
     }
@@ -150,6 +175,14 @@ pub fn seed(seed: u64, options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+fn told(counts: &[(String, u64)]) -> String {
+    let told: Vec<String> = counts
+        .iter()
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    told.join(", ")
+}
+
 /// Runs the seeds and prints a line for each; an error names those that violate a property.
 pub fn seeds(range: std::ops::Range<u64>, options: &Options) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -161,17 +194,10 @@ pub fn seeds(range: std::ops::Range<u64>, options: &Options) -> anyhow::Result<(
         let report = seed(number, options)?;
         let wall_s = began.elapsed().as_secs_f64();
         println!(
-            "seed {number}: {:.1} simulated s in {wall_s:.1} s ({:.0}x), {} servers, {} faults, {} snapshots \
-             installed, {} writes acknowledged, {} unknown, {} reads, {} events watched, trace {}{}",
+            "seed {number}: {:.1} simulated s in {wall_s:.1} s ({:.0}x), {}, trace {}{}",
             report.simulated_ms as f64 / 1e3,
             report.simulated_ms as f64 / 1e3 / wall_s * f64::from(runs),
-            report.servers,
-            report.faults,
-            report.snapshots,
-            report.writes,
-            report.unknown,
-            report.reads,
-            report.watched,
+            told(&report.counts),
             report.trace_hash,
             if options.twice { " twice" } else { "" },
         );
@@ -182,36 +208,37 @@ pub fn seeds(range: std::ops::Range<u64>, options: &Options) -> anyhow::Result<(
             failed.push(number);
         }
         total.simulated_ms += report.simulated_ms;
-        total.faults += report.faults;
-        total.snapshots += report.snapshots;
-        total.writes += report.writes;
-        total.reads += report.reads;
+        for (place, (name, count)) in report.counts.into_iter().enumerate() {
+            match total.counts.get_mut(place) {
+                Some((_, sum)) => *sum += count,
+                None => total.counts.push((name, count)),
+            }
+        }
     }
     let wall_s = started.elapsed().as_secs_f64();
     let simulated_s = total.simulated_ms as f64 / 1e3;
     println!(
-        "{} seeds{}: {simulated_s:.0} simulated s in {wall_s:.1} s ({:.0}x), {} faults, {} snapshots installed, {} writes \
-         acknowledged, {} reads",
+        "{} seeds{}: {simulated_s:.0} simulated s in {wall_s:.1} s ({:.0}x), {}",
         range.end.saturating_sub(range.start),
         if options.twice { ", each twice" } else { "" },
         simulated_s / wall_s * f64::from(runs),
-        total.faults,
-        total.snapshots,
-        total.writes,
-        total.reads,
+        told(&total.counts),
     );
     if !failed.is_empty() {
-        bail!("properties are violated by seeds {failed:?}; `world --seed N --trace` shows how");
+        let command = options.kind.command();
+        bail!(
+            "properties are violated by seeds {failed:?}; `{command} --seed N --trace` shows how"
+        );
     }
     Ok(())
 }
 
 /// Requires that a bug that was put back is found within a number of seeds; says by which.
-pub fn planted(first: u64, within: u64) -> anyhow::Result<()> {
+pub fn planted(name: &str, kind: Kind, first: u64, within: u64) -> anyhow::Result<()> {
     let options = Options {
         twice: false,
         trace: false,
-        restore_leader: true,
+        kind,
     };
     let started = Instant::now();
     for number in first..first + within {
@@ -224,11 +251,11 @@ pub fn planted(first: u64, within: u64) -> anyhow::Result<()> {
             println!("seed {number} VIOLATES {violation}");
         }
         println!(
-            "leader_restore: found by seed {number}, after {} seeds and {:.1} s",
+            "{name}: found by seed {number}, after {} seeds and {:.1} s",
             number - first + 1,
             started.elapsed().as_secs_f64()
         );
         return Ok(());
     }
-    bail!("leader_restore was not found within {within} seeds")
+    bail!("{name} was not found within {within} seeds")
 }

@@ -15,6 +15,7 @@ use crate::determinism;
 use crate::disk::{Character, Disk};
 use crate::fault::{Faults, Weights};
 use crate::record::Record;
+use crate::runner::Outcome;
 use crate::server::{self, Running, Server, name};
 use crate::verdict;
 use crate::watcher::{self, Following};
@@ -26,19 +27,6 @@ const START_MS: u64 = 10_000;
 const HEAL_MS: u64 = 15_000;
 /// The servers' connections, clients' and watchers' included.
 const TCP_CAPACITY: usize = 4096;
-
-pub struct Outcome {
-    pub trace: String,
-    pub simulated_ms: u64,
-    pub servers: u64,
-    pub faults: u64,
-    pub writes: u64,
-    pub reads: u64,
-    pub unknown: u64,
-    pub watched: u64,
-    pub snapshots: u64,
-    pub violations: Vec<String>,
-}
 
 /// Everything that the seed decides at the beginning.
 struct Plan {
@@ -300,13 +288,18 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome {
         trace: recorded.trace,
         simulated_ms,
-        servers: plan.servers,
-        faults: recorded.faults.values().sum(),
-        writes: recorded.writes,
-        reads: recorded.reads,
-        unknown: recorded.unknown,
-        watched: recorded.watched,
-        snapshots: disks.values().map(|disk| disk.installed()).sum(),
+        counts: vec![
+            ("servers", plan.servers),
+            ("faults", recorded.faults.values().sum()),
+            (
+                "snapshots installed",
+                disks.values().map(|disk| disk.installed()).sum(),
+            ),
+            ("writes acknowledged", recorded.writes),
+            ("unknown", recorded.unknown),
+            ("reads", recorded.reads),
+            ("events watched", recorded.watched),
+        ],
         violations: recorded.violations,
     })
 }
