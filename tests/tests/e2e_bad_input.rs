@@ -426,7 +426,7 @@ fn raw(table: &mut Table, rest: &Rest, stale: &str) -> Result<()> {
         {"name": "main", "image": "x", "volumeMounts": [{"name": "nothing", "mountPath": "/x"}]}]}});
     let cases: Vec<(&str, &str, String, &str, String, Refusal)> = vec![
         ("malformed JSON", "POST", CONFIG_MAPS.into(), JSON, "{\"a\": ".into(),
-            refusal(400, "BadRequest", "unexpected")),
+            refusal(400, "BadRequest", "json parse error")),
         ("malformed YAML", "POST", CONFIG_MAPS.into(), YAML, "a: [b".into(),
             refusal(400, "BadRequest", "yaml")),
         ("not an object", "POST", CONFIG_MAPS.into(), JSON, "[1]".into(),
@@ -482,7 +482,7 @@ fn raw(table: &mut Table, rest: &Rest, stale: &str) -> Result<()> {
             )
         })?;
     }
-    // An object may also grow beyond the limit by a patch that is within it.
+    // A ConfigMap may also grow beyond its own limit by a patch that is within it.
     let half = json!({"data": {"other": "y".repeat(BIG_BYTES / 2)}}).to_string();
     let answer = rest.send("PATCH", &there, MERGE, half.as_bytes())?;
     ensure!(answer.code == 200, "half is taken: {}", answer.text);
@@ -491,7 +491,11 @@ fn raw(table: &mut Table, rest: &Rest, stale: &str) -> Result<()> {
         let answer = rest.send("PATCH", &there, MERGE, other.as_bytes())?;
         check(
             &answer,
-            &refusal(413, "RequestEntityTooLarge", "limit is 1572864"),
+            &refusal(
+                422,
+                "Invalid",
+                "Too long: may not be more than 1048576 bytes",
+            ),
         )
     })
 }

@@ -221,13 +221,13 @@ impl Exchange<'_> {
         }
     }
 
-    fn write_options(&self) -> Result<WriteOptions, Status> {
+    fn write_options(&self, kind: &str) -> Result<WriteOptions, Status> {
         let agent = self
             .headers()
             .get(header::USER_AGENT)
             .and_then(|value| value.to_str().ok())
             .unwrap_or("");
-        WriteOptions::parse(&self.params, agent)
+        WriteOptions::parse(&self.params, kind, agent)
     }
 
     async fn get(self) -> Result<Response<Body>, Status> {
@@ -334,7 +334,7 @@ impl Exchange<'_> {
         self.require_verb("create")?;
         let accepted = negotiate(self.headers())?;
         let decoded = body::decode(self.headers(), self.request.body())?;
-        let options = self.write_options()?;
+        let options = self.write_options("CreateOptions")?;
         if self.target.kind.is_virtual() {
             let answer = review::answer(&self.caller, self.target.kind, decoded.object).await?;
             return Ok(respond::value(
@@ -385,7 +385,7 @@ impl Exchange<'_> {
             target: self.target.clone(),
             object: decoded.object,
             duplicates: decoded.duplicates,
-            options: self.write_options()?,
+            options: self.write_options("UpdateOptions")?,
         };
         let outcome = verb::update::update(&self.caller, request).await?;
         let code = if outcome.created {
@@ -399,7 +399,7 @@ impl Exchange<'_> {
     async fn patch(self) -> Result<Response<Body>, Status> {
         self.require_verb("patch")?;
         let accepted = negotiate(self.headers())?;
-        let options = self.write_options()?;
+        let options = self.write_options("PatchOptions")?;
         let target = self.target.clone();
         let media_type = body::media_type(self.headers());
         let patch_type = match media_type.as_str() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use trireme_model::schema::FieldValidation;
-use trireme_model::status::Status;
+use trireme_model::status::{FieldError, Status};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Params(BTreeMap<String, Vec<String>>);
@@ -87,18 +87,17 @@ impl Default for WriteOptions {
 const MAX_FIELD_MANAGER_BYTES: usize = 128;
 
 impl WriteOptions {
-    /// `agent` is the client's User-Agent: its first word names the manager where nothing else does.
-    pub fn parse(params: &Params, agent: &str) -> Result<WriteOptions, Status> {
+    /// `kind` is what Kubernetes calls the options (`CreateOptions`, …). `agent` is the client's User-Agent: its
+    /// first word names the manager where nothing else does.
+    pub fn parse(params: &Params, kind: &str, agent: &str) -> Result<WriteOptions, Status> {
         let validation = FieldValidation::parse(params.text("fieldValidation"))?;
         let manager = params.text("fieldManager");
         if manager.len() > MAX_FIELD_MANAGER_BYTES {
-            return Err(invalid_option(
-                "fieldManager",
-                format!("Too long: may not be more than {MAX_FIELD_MANAGER_BYTES} bytes"),
-            ));
+            let error = FieldError::too_long("fieldManager", MAX_FIELD_MANAGER_BYTES);
+            return Err(Status::invalid_kind("meta.k8s.io", kind, "", vec![error]));
         }
         Ok(WriteOptions {
-            dry_run: dry_run(params.all("dryRun"))?,
+            dry_run: dry_run(kind, params.all("dryRun"))?,
             field_manager: if manager.is_empty() {
                 manager_of(agent)
             } else {
@@ -110,21 +109,17 @@ impl WriteOptions {
     }
 }
 
-pub(crate) fn dry_run(values: &[String]) -> Result<bool, Status> {
+pub(crate) fn dry_run(kind: &str, values: &[String]) -> Result<bool, Status> {
     match values
         .iter()
         .find(|value| !value.is_empty() && *value != "All")
     {
-        Some(other) => Err(invalid_option(
-            "dryRun",
-            format!("Unsupported value: {other:?}: supported values: \"All\""),
-        )),
+        Some(other) => {
+            let error = FieldError::not_supported("dryRun", other.as_str(), &["All"]);
+            Err(Status::invalid_kind("meta.k8s.io", kind, "", vec![error]))
+        }
         None => Ok(values.iter().any(|value| value == "All")),
     }
-}
-
-fn invalid_option(field: &str, why: String) -> Status {
-    Status::bad_request(format!("{field}: {why}"))
 }
 
 pub(crate) fn manager_of(agent: &str) -> String {

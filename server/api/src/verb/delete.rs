@@ -82,7 +82,7 @@ impl DeleteOptions {
                 .flatten()
                 .map(|value| value.as_str().unwrap_or("?").to_owned())
                 .collect();
-            options.dry_run = params::dry_run(&dry_run)?;
+            options.dry_run = params::dry_run("DeleteOptions", &dry_run)?;
         } else {
             if let Some(grace) = params.number("gracePeriodSeconds")? {
                 options.grace_seconds = Some(i64::try_from(grace).unwrap_or(i64::MAX));
@@ -94,7 +94,7 @@ impl DeleteOptions {
                 options.set_orphan(orphan)?;
             }
         }
-        options.dry_run |= params::dry_run(params.all("dryRun"))?;
+        options.dry_run |= params::dry_run("DeleteOptions", params.all("dryRun"))?;
         if options.grace_seconds.is_some_and(|seconds| seconds < 0) {
             return Err(Status::bad_request(
                 "gracePeriodSeconds: Invalid value: must be greater than or equal to 0",

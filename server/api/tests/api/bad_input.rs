@@ -425,9 +425,9 @@ fn cases() -> Vec<Case> {
             "POST",
             format!("{PODS}?dryRun=Some"),
             pod("a"),
-            400,
-            "BadRequest",
-            "dryRun",
+            422,
+            "Invalid",
+            "dryRun: Unsupported value: \"Some\": supported values: \"All\"",
         ),
         case(
             "permanent namespace",
