@@ -175,7 +175,10 @@ fn groups(
             (found.protocol != Protocol::Udp).then_some((service.host.as_str(), (service, found)))
         })
         .collect();
-    let chosen = choose(&egress.routings, &on_port);
+    let mut chosen: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    for (host, index) in choose(&egress.routings, &on_port) {
+        chosen.entry(index).or_default().push(host);
+    }
     let gateways = BTreeSet::from([MESH_GATEWAY.to_owned()]);
     let context = Context {
         view,
@@ -188,24 +191,27 @@ fn groups(
     let mut groups = Vec::new();
     let mut routed: BTreeSet<&str> = BTreeSet::new();
     for (index, routing) in egress.routings.iter().enumerate() {
-        let speaks_of_one = chosen.values().any(|it| *it == index);
+        let mine = chosen.get(&index).map_or(&[][..], Vec::as_slice);
         let unregistered: Vec<String> = routing
             .hosts
             .iter()
-            .filter(|name| !on_port.keys().any(|host| host::covers(name, host)))
+            .filter(|name| match host::is_wildcard(name) {
+                true => !on_port.keys().any(|host| host::covers(name, host)),
+                false => !on_port.contains_key(name.as_str()),
+            })
             .cloned()
             .collect();
         let plain = port == UNREGISTERED_HOSTS_PORT && only.is_none() && !unregistered.is_empty();
-        if !speaks_of_one && !plain {
+        if mine.is_empty() && !plain {
             continue;
         }
         let routes = action::routes(routing, &context);
         if routes.is_empty() {
             continue;
         }
-        let mine = chosen.iter().filter(|(_, chosen)| **chosen == index);
         let services: Vec<(Arc<Service>, Port)> = mine
-            .filter_map(|(host, _)| on_port.get(host))
+            .iter()
+            .filter_map(|host| on_port.get(host))
             .filter(|(_, port)| port.protocol.is_http_or_detected())
             .map(|(service, port)| ((*service).clone(), (*port).clone()))
             .collect();
@@ -280,10 +286,7 @@ fn choose<'a>(
 fn domains_of(scope: &Scope, service: &Service, workload: &Workload) -> Vec<String> {
     let mut names = vec![service.host.clone()];
     names.extend(host::aliases(&service.host, &workload.namespace));
-    let other = scope
-        .services
-        .values()
-        .filter(|it| it.resolution == Resolution::Alias && it.external_name == service.host);
+    let other = scope.aliases.get(&service.host).into_iter().flatten();
     for alias in other {
         names.push(alias.host.clone());
         names.extend(host::aliases(&alias.host, &workload.namespace));

@@ -12,7 +12,7 @@ use crate::protocol::Protocol;
 use crate::resource::Resource;
 use crate::routing::{MESH_GATEWAY, Routing, RoutingIndex};
 use crate::rules::{Rule, RuleIndex};
-use crate::service::Service;
+use crate::service::{Resolution, Service};
 use crate::view::{View, selects};
 use crate::workload::{Role, Workload};
 
@@ -55,6 +55,8 @@ pub struct Scope {
     pub egress: Vec<Egress>,
     /// All of them together, and those that their routes lead to.
     pub services: BTreeMap<String, Arc<Service>>,
+    /// Services that are other names of one, by its host.
+    pub aliases: BTreeMap<String, Vec<Arc<Service>>>,
     pub rules: BTreeMap<String, Arc<Rule>>,
     pub allow_any: bool,
     /// Where traffic to the unknown goes instead of straight out.
@@ -210,11 +212,20 @@ impl Scope {
             let rule = rules.find(service, namespace, &workload.labels, root)?;
             Some((host.clone(), rule.clone()))
         });
+        let mut aliases: BTreeMap<String, Vec<Arc<Service>>> = BTreeMap::new();
+        let other_names = services
+            .values()
+            .filter(|it| it.resolution == Resolution::Alias);
+        for service in other_names {
+            let same = aliases.entry(service.external_name.clone()).or_default();
+            same.push(service.clone());
+        }
         let policy = sidecar
             .and_then(|it| it.spec.outbound_traffic_policy.as_ref())
             .or(view.mesh.outbound_traffic_policy.as_ref());
         Scope {
             rules: found.collect(),
+            aliases,
             key,
             egress,
             services,
