@@ -110,8 +110,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        for id in self.family().into_iter().rev() {
-            // It may have ended by itself.
+        // nginx's master first: it would replace its worker. Some may have ended by themselves.
+        for id in self.family() {
             let _ = Command::new("kill")
                 .arg("-9")
                 .arg(id.to_string())

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context as Task, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, DATE, HOST};
+use http::header::{CONTENT_LENGTH, DATE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
@@ -33,6 +33,9 @@ use crate::{mirror, rate_limit};
 
 /// What the client's proxy tells the server's about its workload; it goes no further than one hop.
 pub static PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
+
+/// Part of an offer of HTTP/2 in the clear.
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// The answer to give once the request's effects are carried out.
 enum Answer {
@@ -80,6 +83,14 @@ fn decide<T>(http: &HttpConnection, then: impl FnOnce(&mut Context<'_>) -> T) ->
 /// The request's head as decisions see it. The authority is taken out of `host`, or out of an absolute target.
 fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
     let mut headers = request.headers;
+    if headers
+        .get(UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    {
+        // An offer (RFC 7540 §3.2, withdrawn by RFC 9113), which Envoy passes over, too.
+        headers.remove(UPGRADE);
+        headers.remove(&HTTP2_SETTINGS);
+    }
     let parts = request.uri.into_parts();
     let host = headers.remove(HOST);
     let authority = parts
@@ -526,9 +537,7 @@ impl Tracked {
     fn failed(&mut self, error: &BodyError) {
         let broken = match error {
             BodyError::Connection(_) => Broken::ConnectionTermination,
-            BodyError::Truncated | BodyError::Chunk(_) | BodyError::Length => {
-                Broken::ProtocolError
-            }
+            BodyError::Truncated | BodyError::Chunk(_) | BodyError::Length => Broken::ProtocolError,
             BodyError::Reset(_) | BodyError::Cancelled => Broken::RemoteReset,
         };
         self.end(Event::Broken(broken, ""));

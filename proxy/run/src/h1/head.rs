@@ -348,7 +348,9 @@ pub fn response(head: &Bytes, to: &Method) -> Result<ResponseHead, HeadError> {
     if (status.is_informational() || status == StatusCode::NO_CONTENT)
         && matches!(framing, Framing::Chunked | Framing::Length(1..))
     {
-        return Err(HeadError::Malformed("a response without a body says it has one"));
+        return Err(HeadError::Malformed(
+            "a response without a body says it has one",
+        ));
     }
     let empty = *to == Method::HEAD
         || status.is_informational()

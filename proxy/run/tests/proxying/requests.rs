@@ -300,3 +300,29 @@ fn a_client_that_leaves_frees_everything() {
         assert_eq!(stat(&proxy, "http.test.downstream_rq_rx_reset"), 1);
     });
 }
+
+#[test]
+fn an_offer_of_http2_in_the_clear_is_passed_over() {
+    run(async {
+        let back = answering(|_| ok("plain")).await;
+        let proxy = http(
+            vec![route("/", RouteAction::Forward(Box::new(forward("back"))))],
+            vec![cluster("back", &[back.address])],
+        )
+        .await;
+        let mut client = Client::connect(proxy.address).await;
+        let answer = client
+            .ask(
+                "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n\
+                 http2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n",
+            )
+            .await;
+        assert_eq!((answer.status, &*answer.body), (200, "plain"));
+        let seen = back.seen.borrow();
+        assert!(
+            !seen[0].contains("h2c") && !seen[0].contains("settings"),
+            "{}",
+            seen[0]
+        );
+    });
+}
