@@ -81,7 +81,8 @@ pub fn localities(
     groups
         .into_iter()
         .map(|group| pb::LocalityLbEndpoints {
-            locality: (!group.locality.is_unknown()).then_some(core::Locality {
+            // Also where it is unknown: gRPC refuses endpoints without one.
+            locality: Some(core::Locality {
                 region: group.locality.region,
                 zone: group.locality.zone,
                 sub_zone: group.locality.sub_zone,

@@ -573,6 +573,7 @@ fn localities(it: &endpoint::ClusterLoadAssignment) -> String {
         let name = place
             .locality
             .as_ref()
+            .filter(|it| !it.region.is_empty())
             .map(|it| format!("{}/{}/{}", it.region, it.zone, it.sub_zone));
         out += &format!(
             "  {} priority {} weight {}:",
