@@ -134,7 +134,6 @@ statistics!(
         ConnectionIdleTimeout = "upstream_cx_idle_timeout",
         ConnectionDestroy = "upstream_cx_destroy",
         ConnectionMaxRequests = "upstream_cx_max_requests",
-        ConnectionProtocolError = "upstream_cx_protocol_error",
         ReceivedBytes = "upstream_cx_rx_bytes_total",
         SentBytes = "upstream_cx_tx_bytes_total",
     }
@@ -148,25 +147,17 @@ statistics!(
         ConnectionHttp1Total = "downstream_cx_http1_total",
         ConnectionHttp2Total = "downstream_cx_http2_total",
         ConnectionSslTotal = "downstream_cx_ssl_total",
-        ConnectionUpgradesTotal = "downstream_cx_upgrades_total",
-        ConnectionUpgradesActive = "downstream_cx_upgrades_active",
         ConnectionProtocolError = "downstream_cx_protocol_error",
         ConnectionIdleTimeout = "downstream_cx_idle_timeout",
-        ConnectionDrainClose = "downstream_cx_drain_close",
         RequestTotal = "downstream_rq_total",
         RequestActive = "downstream_rq_active",
         RequestHttp1Total = "downstream_rq_http1_total",
         RequestHttp2Total = "downstream_rq_http2_total",
         RequestCompleted = "downstream_rq_completed",
         RequestReceivedReset = "downstream_rq_rx_reset",
-        RequestTimeout = "downstream_rq_timeout",
         RequestTooLarge = "downstream_rq_too_large",
-        RequestIdleTimeout = "downstream_rq_idle_timeout",
         NoRoute = "no_route",
         NoCluster = "no_cluster",
-        DirectResponse = "rq_direct_response",
-        Redirect = "rq_redirect",
-        Total = "rq_total",
     }
 );
 
@@ -178,7 +169,6 @@ statistics!(
         ReceivedBytes = "downstream_cx_rx_bytes_total",
         SentBytes = "downstream_cx_tx_bytes_total",
         IdleTimeout = "idle_timeout",
-        MaxDuration = "max_downstream_connection_duration",
     }
 );
 
