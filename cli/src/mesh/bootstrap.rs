@@ -59,7 +59,10 @@ pub struct Options {
     #[arg(long, default_value = TOKEN_FILE)]
     token_file: PathBuf,
     /// File with the cluster's CA; only for gRPC, Envoy's configuration contains it
-    #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")]
+    #[arg(
+        long,
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+    )]
     ca_file: PathBuf,
     /// Servers (host:port) instead of those of the cluster
     #[arg(long)]
@@ -107,7 +110,10 @@ pub async fn run(options: Options) -> Result<()> {
 
 async fn servers(client: &Client) -> Result<Vec<String>> {
     let status = client.cluster_status().await?;
-    let addresses = status.servers.into_iter().filter_map(|status| status.server);
+    let addresses = status
+        .servers
+        .into_iter()
+        .filter_map(|status| status.server);
     let addresses: Vec<String> = addresses.map(|server| server.api_address).collect();
     if addresses.is_empty() {
         bail!("the cluster names no servers");
@@ -132,7 +138,10 @@ async fn member(client: &Client, options: &Options) -> Result<Member> {
                 address.to_owned(),
                 account.unwrap_or("default").to_owned(),
                 meta::labels(&pod),
-                pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned(),
+                pod["spec"]["nodeName"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
             )
         }
         None => {
@@ -176,15 +185,25 @@ fn workload_of(pod: &Value) -> String {
     };
     let owner = owner["name"].as_str().unwrap_or_default();
     match meta::label(pod, "pod-template-hash") {
-        Some(hash) => owner.trim_end_matches(hash).trim_end_matches('-').to_owned(),
+        Some(hash) => owner
+            .trim_end_matches(hash)
+            .trim_end_matches('-')
+            .to_owned(),
         None => owner.to_owned(),
     }
 }
 
 /// Those given, beside those of the pods of a Deployment of that name.
-async fn labels(client: &Client, options: &Options, name: &str) -> Result<BTreeMap<String, String>> {
+async fn labels(
+    client: &Client,
+    options: &Options,
+    name: &str,
+) -> Result<BTreeMap<String, String>> {
     let mut labels = BTreeMap::new();
-    match client.get(kinds::DEPLOYMENT, &options.namespace, name).await {
+    match client
+        .get(kinds::DEPLOYMENT, &options.namespace, name)
+        .await
+    {
         Ok(deployment) => {
             let template = &deployment["spec"]["template"];
             labels.extend(meta::labels(template));
@@ -206,7 +225,10 @@ fn envoy(options: &Options, servers: &[String], member: &Member, ca: &str) -> Re
         Protocol::Delta => "DELTA_GRPC",
         Protocol::StateOfTheWorld => "GRPC",
     };
-    let token_file = options.token_file.to_str().context("--token-file is not text")?;
+    let token_file = options
+        .token_file
+        .to_str()
+        .context("--token-file is not text")?;
     let ads = json!({ "ads": {}, "resource_api_version": "V3" });
     Ok(json!({
         "node": {
