@@ -195,11 +195,11 @@ struct Story<'a> {
 }
 
 impl<'a> Story<'a> {
-    /// The samples in force between two moments, with the one that was so at the first.
+    /// The samples in force between two moments, with the one that was so when the first began.
     fn between(&self, from_ms: u64, to_ms: u64) -> &[&'a Sample] {
         let end = self.samples.partition_point(|sample| sample.at_ms <= to_ms);
         let start = self.samples[..end]
-            .partition_point(|sample| sample.at_ms <= from_ms)
+            .partition_point(|sample| sample.at_ms < from_ms)
             .saturating_sub(1);
         &self.samples[start..end]
     }
