@@ -2,7 +2,7 @@
 //! which need no registry and no static build.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::elf;
 use crate::error::ImageError;
@@ -94,7 +94,7 @@ pub fn program_layer(
     let tar = archive.into_inner().map_err(failed)?;
     let shown: Vec<String> = directories
         .iter()
-        .filter(|directory| **directory != PathBuf::from("/"))
+        .filter(|directory| directory.as_path() != Path::new("/"))
         .map(|directory| directory.display().to_string())
         .collect();
     Ok(ProgramLayer {
