@@ -1,5 +1,6 @@
 //! The protocol of a stream, without a network: both forms, answers, reconnections, order.
 
+#[allow(dead_code)]
 mod client;
 
 use client::{Client, World};

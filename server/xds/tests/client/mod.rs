@@ -290,8 +290,12 @@ impl Client {
             if self.protocol == Protocol::StateOfTheWorld && kind.is_complete() {
                 held.clear();
             }
+            let asked = self.asked.get(&kind);
             for one in &response.resources {
-                held.insert(one.name.to_string(), Resource::clone(one));
+                // What was under way when it was unsubscribed from is passed over.
+                if kind.is_complete() || asked.is_some_and(|asked| asked.contains(&*one.name)) {
+                    held.insert(one.name.to_string(), Resource::clone(one));
+                }
             }
             for name in &response.removed {
                 held.remove(&**name);
