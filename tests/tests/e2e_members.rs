@@ -272,12 +272,12 @@ impl Members {
             lines[lines.len().saturating_sub(30)..].join("\n")
         };
         let (_, took) =
-            eventually("Envoy serves", PATIENCE, || self.who(&[])).with_context(|| log())?;
+            eventually("Envoy serves", PATIENCE, || self.who(&[])).with_context(&log)?;
         println!(
             "envoy, {protocol}: serving after {:.2} s",
             took.as_secs_f64()
         );
-        self.splits(0.25).with_context(|| log())?;
+        self.splits(0.25).with_context(log)?;
         let (server, states) = self.all_synced("gate.members")?;
         println!("envoy, {protocol}: connected to {server}: {states:?}");
         for kind in ["CDS", "EDS", "LDS", "RDS"] {
