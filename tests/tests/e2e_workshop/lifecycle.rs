@@ -88,7 +88,7 @@ fn proxy_process(all: &Workshop, pod: &Pod) -> Result<i32> {
             .is_ok_and(|link| link.to_string_lossy() == namespace);
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if is_there && command.contains(" proxy") || is_there && command.contains("trireme-proxy") {
+        if is_there && (command.contains(" proxy") || command.contains("trireme-proxy")) {
             return Ok(number);
         }
     }
@@ -139,7 +139,7 @@ pub fn swap_under_load(all: &Workshop) -> Result<()> {
                 })
             })
             .collect();
-        let mut change = || -> Result<()> {
+        let change = || -> Result<()> {
             for name in ["split-98-2", "split-30-70", "subsets", "destination-rule"] {
                 for _ in 0..2 {
                     all.apply(name)?;

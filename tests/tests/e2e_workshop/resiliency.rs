@@ -83,7 +83,7 @@ pub fn delay(all: &Workshop) -> Result<()> {
         ensure!(delayed()?, "not delayed");
         Ok(())
     })?;
-    let results = all.at_once(10, 5, &delayed)?;
+    let results = all.at_once(10, 5, delayed)?;
     let count = results.iter().filter(|delayed| **delayed).count();
     println!("workshop: delay: {count} of {}", results.len());
     // Five standard deviations (3.5) around 25.
