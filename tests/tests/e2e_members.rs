@@ -271,8 +271,7 @@ impl Members {
             let lines: Vec<&str> = text.lines().collect();
             lines[lines.len().saturating_sub(30)..].join("\n")
         };
-        let (_, took) =
-            eventually("Envoy serves", PATIENCE, || self.who(&[])).with_context(log)?;
+        let (_, took) = eventually("Envoy serves", PATIENCE, || self.who(&[])).with_context(log)?;
         println!(
             "envoy, {protocol}: serving after {:.2} s",
             took.as_secs_f64()
