@@ -340,13 +340,13 @@ impl Shared {
         self.workers_listening.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether it is configured, listens, and is not going away.
+    /// Whether it is configured, listens where there is anything to listen for, and is not going away.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let workers = self.workers.load(Ordering::Acquire);
         self.configured.load(Ordering::Acquire)
             && workers > 0
-            && self.workers_listening.load(Ordering::Acquire) >= workers
+            && (self.workers_listening.load(Ordering::Acquire) >= workers || !self.has_listeners())
             && !self.draining.load(Ordering::Acquire)
     }
 

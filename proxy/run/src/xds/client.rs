@@ -89,6 +89,8 @@ struct Client {
     subscribed: BTreeMap<Kind, BTreeSet<Arc<str>>>,
     /// When a missing resource was first missed.
     missed: BTreeMap<(Kind, Arc<str>), Instant>,
+    /// The servers have said which listeners there are; for a gateway that nothing is bound to yet, none.
+    listed: bool,
     last: usize,
 }
 
@@ -102,6 +104,7 @@ pub async fn run(shared: Arc<Shared>, net: Rc<dyn Net>, options: Options) {
         versions: BTreeMap::new(),
         subscribed: BTreeMap::new(),
         missed: BTreeMap::new(),
+        listed: false,
         last: 0,
     };
     let mut pause = MIN_PAUSE;
@@ -356,6 +359,7 @@ impl Client {
             if matches!(kind, Kind::Cluster | Kind::Listener) {
                 self.known.prune();
             }
+            self.listed |= kind == Kind::Listener && errors.is_empty();
         }
         self.shared
             .xds_received(kind, &response.system_version_info, &errors);
@@ -384,7 +388,7 @@ impl Client {
         if !update.is_empty() {
             self.shared.publish(&update);
         }
-        if self.known.missing().is_empty() && self.shared.has_listeners() {
+        if self.known.missing().is_empty() && (self.listed || self.shared.has_listeners()) {
             self.shared.configured();
         }
     }
