@@ -283,10 +283,7 @@ impl Subscription {
             state,
             version: self.acknowledged().map(version).unwrap_or_default(),
             sent_version: version(self.digest()),
-            error: self
-                .refused()
-                .map(|(_, text)| text.to_owned())
-                .unwrap_or_default(),
+            error: self.refused().unwrap_or_default().to_owned(),
             resources: self.count(),
         }
     }

@@ -70,8 +70,14 @@ pub(crate) struct Subscription {
     pub in_flight: Option<InFlight>,
     /// Sum of the digests of what is held: the version of the whole.
     digest: u64,
+    /// Names in the response in flight.
+    sent_names: Vec<Arc<str>>,
     acknowledged: Option<u64>,
-    nack: Option<(u64, String)>,
+    /// Names in refused responses of which the client has not accepted anything since: of these it
+    /// has what it had before.
+    refused: BTreeSet<Arc<str>>,
+    /// The words of the newest refusal, while something is refused.
+    nack: Option<String>,
     seen: Option<Seen>,
     /// The client's words changed what is wanted: compare everything again.
     stale: bool,
@@ -94,7 +100,9 @@ impl Subscription {
             answer_due: false,
             in_flight: None,
             digest: 0,
+            sent_names: Vec::new(),
             acknowledged: None,
+            refused: BTreeSet::new(),
             nack: None,
             seen: None,
             stale: false,
@@ -198,11 +206,18 @@ impl Subscription {
                     let end = end.find(|end| text.is_char_boundary(*end));
                     text.truncate(end.unwrap_or(0));
                 }
-                self.nack = Some((sent.digest, text));
+                self.nack = Some(text);
+                self.refused.extend(self.sent_names.drain(..));
             }
             None => {
-                self.acknowledged = Some(sent.digest);
-                self.nack = None;
+                // Other names that were refused before are still as they were.
+                for name in self.sent_names.drain(..) {
+                    self.refused.remove(&name);
+                }
+                if self.refused.is_empty() {
+                    self.acknowledged = Some(sent.digest);
+                    self.nack = None;
+                }
             }
         }
         true
@@ -318,6 +333,11 @@ impl Subscription {
                 self.forget(name);
             }
         }
+        self.sent_names = change
+            .changed
+            .iter()
+            .map(|resource| resource.name.clone())
+            .collect();
         self.note_seen(view, change);
         self.due.clear();
         self.answer_due = false;
@@ -374,10 +394,9 @@ impl Subscription {
         self.acknowledged
     }
 
-    pub fn refused(&self) -> Option<(u64, &str)> {
-        self.nack
-            .as_ref()
-            .map(|(digest, text)| (*digest, text.as_str()))
+    /// The words of a refusal that stands.
+    pub fn refused(&self) -> Option<&str> {
+        self.nack.as_deref()
     }
 
     /// Resources that the client holds.
@@ -410,7 +429,14 @@ impl Subscription {
     }
 
     fn hold(&mut self, name: Arc<str>, held: Held) {
+        let refused = self.refused.contains(&name);
+        let nack = self.nack.clone().filter(|_| refused);
         self.forget(&name);
+        if refused && matches!(held, Held::Present(..)) {
+            // Sent again: it stands until the client accepts it.
+            self.refused.insert(name.clone());
+            self.nack = nack;
+        }
         if let Held::Present(version, _) = held {
             self.digest = self.digest.wrapping_add(digest(&name, version));
             self.count += 1;
@@ -420,6 +446,10 @@ impl Subscription {
 
     /// Whether it was held.
     fn forget(&mut self, name: &str) -> bool {
+        // What is no longer there is no longer refused.
+        if self.refused.remove(name) && self.refused.is_empty() {
+            self.nack = None;
+        }
         match self.held.remove(name) {
             Some(Held::Present(version, _)) => {
                 self.digest = self.digest.wrapping_sub(digest(name, version));

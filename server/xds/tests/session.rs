@@ -177,6 +177,29 @@ fn a_refusal_is_kept_with_its_words_and_not_sent_again() {
 }
 
 #[test]
+fn a_refusal_stands_while_other_routes_are_accepted() {
+    for protocol in BOTH {
+        let mut world = world(&["a", "b"]);
+        let mut client = Client::new(protocol);
+        client.connect();
+        client.drain(&mut world);
+        world.set_route_text("r0", "b", "bad");
+        client.exchange(&mut world, |kind| (kind == Kind::Route).then_some("no"));
+        // The client still has r0 as it was, to a.
+        world.set_route_text("r1", "b", "another text");
+        client.drain(&mut world);
+        assert_eq!(client.status(Kind::Route).state, KindState::Refused);
+        assert_eq!(client.status(Kind::Route).error, "no");
+        assert!(client.held(Kind::Cluster).contains_key("a"), "{protocol:?}");
+        // It is removed: what it needed goes too, and nothing is refused any more.
+        world.remove_route("r0");
+        client.drain(&mut world);
+        assert_eq!(client.held(Kind::Cluster), world.expected(Kind::Cluster));
+        assert_eq!(client.status(Kind::Route).state, KindState::Synced);
+    }
+}
+
+#[test]
 fn a_client_that_reconnects_is_sent_only_what_differs() {
     let mut world = world(&["a", "b"]);
     let mut client = Client::new(Protocol::Delta);
