@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long an answer is waited for (Envoy's resolver: 5 s).
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-fn is_named(cluster: &Cluster) -> bool {
+pub(crate) fn is_named(cluster: &Cluster) -> bool {
     matches!(
         cluster.kind,
         ClusterKind::StrictDns | ClusterKind::LogicalDns

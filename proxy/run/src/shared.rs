@@ -21,14 +21,7 @@ use crate::tls::Secrets;
 
 /// Clusters whose hosts are names, as they were resolved.
 #[derive(Debug, Default)]
-struct Resolutions(BTreeMap<Arc<str>, Resolution>);
-
-#[derive(Debug)]
-struct Resolution {
-    endpoints: Arc<Endpoints>,
-    of: Arc<Cluster>,
-    made: Arc<Cluster>,
-}
+struct Resolutions(BTreeMap<Arc<str>, Arc<Endpoints>>);
 
 #[derive(Debug, Default)]
 struct Configuration {
@@ -209,47 +202,27 @@ impl Shared {
             return;
         }
         let endpoints = Arc::new(endpoints);
-        match configuration.resolutions.0.get(&cluster.name) {
-            Some(old) if *old.endpoints == *endpoints && Arc::ptr_eq(&old.of, cluster) => return,
-            _ => {}
+        let resolutions = &mut configuration.resolutions.0;
+        if resolutions.get(&cluster.name) == Some(&endpoints) {
+            return;
         }
-        let made = Cluster {
-            endpoints: Some(endpoints.clone()),
-            ..Cluster::clone(cluster)
-        };
-        let resolution = Resolution {
-            endpoints,
-            of: cluster.clone(),
-            made: Arc::new(made),
-        };
-        configuration
-            .resolutions
-            .0
-            .insert(cluster.name.clone(), resolution);
+        resolutions.insert(cluster.name.clone(), endpoints);
         self.put_in_force(&mut configuration);
     }
 
     fn put_in_force(&self, configuration: &mut Configuration) {
         let Configuration { raw, resolutions } = configuration;
-        resolutions
-            .0
-            .retain(|name, _| raw.clusters.contains_key(name));
+        resolutions.0.retain(|name, _| {
+            raw.clusters
+                .get(name)
+                .is_some_and(|one| crate::dns::is_named(one))
+        });
         let mut update = Update::default();
-        for (name, resolution) in &mut resolutions.0 {
-            if let Some(cluster) = raw.clusters.get(name)
-                && !Arc::ptr_eq(cluster, &resolution.of)
-            {
-                // Until its names are resolved anew, a changed cluster keeps its hosts.
-                let endpoints = Some(resolution.endpoints.clone());
-                resolution.made = Arc::new(Cluster {
-                    endpoints,
-                    ..Cluster::clone(cluster)
-                });
-                resolution.of = cluster.clone();
-            }
-            update
-                .clusters
-                .push((name.clone(), Some(resolution.made.clone())));
+        // Under the cluster's name, where the decisions look for them; a changed cluster keeps its hosts
+        // until its names are resolved anew.
+        for (name, endpoints) in &resolutions.0 {
+            let endpoints = Some(endpoints.clone());
+            update.endpoints.push((name.clone(), endpoints));
         }
         let generation = raw.generation;
         let snapshot = if update.is_empty() {
