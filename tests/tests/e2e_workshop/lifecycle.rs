@@ -117,7 +117,8 @@ pub fn proxy_crash(all: &Workshop) -> Result<()> {
     Ok(())
 }
 
-/// Routes and subsets change twenty times under load, and every request is answered.
+/// Routes and subsets change twenty times under load, and every request is answered. No change takes a
+/// subset away that a route still leads to: that would be the author's own gap.
 pub fn swap_under_load(all: &Workshop) -> Result<()> {
     all.reset()?;
     let done = AtomicBool::new(false);

@@ -38,10 +38,10 @@ pub fn retries(all: &Workshop) -> Result<()> {
     all.reset()?;
     all.apply("retries")?;
     let server = all.pod("app=hello,version=v1")?;
-    let line = "GET /status/503 503";
+    let line = "GET /status/503 503 ";
     let seen = || -> Result<usize> {
         let log = all.log(&server, "hello")?;
-        Ok(log.lines().filter(|one| *one == line).count())
+        Ok(log.lines().filter(|one| one.starts_with(line)).count())
     };
     eventually("the retries are in force", PATIENCE, || {
         let before = seen()?;
