@@ -131,7 +131,7 @@ impl Objects {
     }
 
     /// What a mesh that never saw anything else gives, of what the client follows.
-    fn from_scratch(&self, kind_of: Kind, client: &Client) -> BTreeMap<String, u64> {
+    fn made_anew(&self, kind_of: Kind, client: &Client) -> BTreeMap<String, u64> {
         let mut mesh = Mesh::new();
         for ((name, _), object) in &self.objects {
             let told = mesh.update(kind(name), Change::Upsert(object.clone()));
@@ -248,7 +248,7 @@ proptest! {
         for client in &mut clients {
             drain(client, &workload);
             for kind in [Kind::Cluster, Kind::Listener, Kind::Route, Kind::Endpoint] {
-                prop_assert_eq!(client.held(kind), objects.from_scratch(kind, client), "{}", kind);
+                prop_assert_eq!(client.held(kind), objects.made_anew(kind, client), "{}", kind);
             }
         }
     }
