@@ -2,8 +2,8 @@
 //! to no port, one for each address that services have.
 
 mod chain;
+mod connection;
 mod inbound;
-mod manager;
 mod offer;
 mod outbound;
 mod tcp;
@@ -11,8 +11,8 @@ mod tcp;
 use crate::proto::{address, boolean, core, duration, extensions, listener as pb, network_filter};
 
 pub use chain::{Chain, listener_filters};
+pub use connection::{Edge, Manager, ROUTER_FILTER, Routes, manager};
 pub use inbound::inbound;
-pub use manager::{Edge, Manager, ROUTER_FILTER, Routes, manager};
 pub use outbound::{outbound, route_names};
 pub use tcp::{single, weighted};
 
