@@ -50,10 +50,12 @@ pub fn events(
     if after >= meta.revision {
         return Ok(page);
     }
+    let mut looked_at = 0;
     for pair in view
         .scan(&changes_key(after + 1), &changes_end())
         .take(limit)
     {
+        looked_at += 1;
         let (store_key, value) = pair?;
         let revision = parse_changes_key(&store_key)?;
         let mut found = Vec::new();
@@ -69,6 +71,10 @@ pub fn events(
             });
         }
         page.through = revision;
+    }
+    if looked_at < limit {
+        // No change is left: an empty store is at revision 1, which changed nothing.
+        page.through = meta.revision;
     }
     Ok(page)
 }
