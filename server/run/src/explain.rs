@@ -58,10 +58,12 @@ fn workload(mesh: &Mesh, asked: &ExplainRouteRequest) -> Result<Workload, Status
 
 fn request(asked: &ExplainRouteRequest) -> Result<Request, Status> {
     let wrong = |what: String| Status::invalid_argument(what);
-    let uri: Uri = asked
-        .url
-        .parse()
-        .map_err(|error| wrong(format!("--to {:?}: {error}", asked.url)))?;
+    let uri: Uri = asked.url.parse().map_err(|error| {
+        wrong(format!(
+            "--to {:?} is not http://HOST/PATH: {error}",
+            asked.url
+        ))
+    })?;
     let https = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
