@@ -17,6 +17,7 @@ mod client;
 mod cluster;
 mod connect;
 mod error;
+mod event;
 mod informer;
 mod mesh;
 mod tls;
@@ -29,6 +30,7 @@ pub use client::{
 pub use cluster::join;
 pub use connect::{Dialer, Stream, tcp_dialer};
 pub use error::Error;
+pub use event::{Event, EventRecorder, EventWriter, events};
 pub use informer::{Change, Informer, InformerOptions};
 pub use tls::{TlsError, certificate_sha256, client_config, pinned_config};
 pub use token::{JoinToken, TokenError};

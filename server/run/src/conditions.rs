@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use trireme_client::Client;
+use trireme_client::{Client, EventRecorder};
 use trireme_mesh::conditions::plan;
 use trireme_xds_server::MeshSource;
 
-use crate::event::Recorder;
 use crate::execute::execute;
 
 /// The least time between two looks at all objects. A burst of changes (`kubectl apply` of a
@@ -20,7 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// that conditions depend on.
 pub async fn run(
     client: Client,
-    recorder: Recorder,
+    recorder: EventRecorder,
     source: MeshSource,
     mut changes: watch::Receiver<u64>,
     ended: CancellationToken,

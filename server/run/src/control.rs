@@ -12,12 +12,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use trireme_client::{Client, Informer, InformerOptions};
+use trireme_client::{Client, EventRecorder, Informer, InformerOptions};
 use trireme_decide::{Action, Change, Configuration, Controller, ObjectKey, Plan, View, schedule};
 use trireme_model::kinds::{self, Kind};
 use trireme_model::meta;
 
-use crate::event::Recorder;
 use crate::execute::{Outcome, execute};
 
 /// Plans carried out at once. Each holds its own writes in flight; more would only queue in Raft.
@@ -35,7 +34,7 @@ type Item = (usize, ObjectKey);
 
 struct Control {
     client: Client,
-    recorder: Recorder,
+    recorder: EventRecorder,
     view: View,
     controllers: Vec<Box<dyn Controller>>,
     /// Index past the controllers': the scheduler, whose key is always the empty one.
@@ -57,7 +56,7 @@ struct Control {
 /// Runs until `ended`; the caller starts it when this server has become the leader.
 pub async fn run(
     client: Client,
-    recorder: Recorder,
+    recorder: EventRecorder,
     configuration: Configuration,
     ended: CancellationToken,
 ) {

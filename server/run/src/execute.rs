@@ -1,12 +1,12 @@
 //! Carries out plans through the API, as any client would.
 
 use futures_util::StreamExt;
-use trireme_client::{Client, DeleteOptions, Error, ListOptions, PatchType};
+use trireme_client::{Client, DeleteOptions, Error, EventRecorder, ListOptions, PatchType};
 use trireme_decide::{Absent, Action, Intent, Plan, View};
 use trireme_model::kinds::{self, Kind};
 use trireme_model::meta;
 
-use crate::event::Recorder;
+use crate::event;
 
 /// Writes of one plan under way at once: enough to fill a Raft batch, few enough not to starve users.
 const CONCURRENT_WRITES: usize = 64;
@@ -26,7 +26,7 @@ pub struct Outcome {
 }
 
 /// Wave by wave; a wave begins when the one before has succeeded entirely.
-pub async fn execute(client: &Client, recorder: &Recorder, plan: Plan) -> Outcome {
+pub async fn execute(client: &Client, recorder: &EventRecorder, plan: Plan) -> Outcome {
     let mut outcome = Outcome::default();
     let mut intents = plan.intents;
     intents.sort_by_key(|intent| intent.wave);
@@ -74,7 +74,7 @@ type Written = Option<(&'static Kind, u64)>;
 
 async fn carry_out(
     client: &Client,
-    recorder: &Recorder,
+    recorder: &EventRecorder,
     intent: Intent,
 ) -> Result<Written, Failure> {
     let Intent {
@@ -96,7 +96,7 @@ async fn carry_out(
         Ok(written) => {
             tracing::debug!(controller, reason, "done");
             if let Some(event) = event {
-                recorder.record(controller, event);
+                event::record(recorder, controller, event);
             }
             Ok(written)
         }
@@ -106,7 +106,7 @@ async fn carry_out(
                 tracing::warn!(controller, reason, %error, "refused");
                 if let Some(mut event) = failure_event {
                     event.message.push_str(&error.to_string());
-                    recorder.record(controller, event);
+                    event::record(recorder, controller, event);
                 }
             }
             Err(Failure {

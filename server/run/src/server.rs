@@ -22,7 +22,6 @@ use crate::authority::{Authority, Subject, certificates, private_key};
 use crate::bootstrap::{bootstrap, issue_own};
 use crate::cluster::ClusterService;
 use crate::directory::{Directory, Identity, TOKEN_PUBLISHED};
-use crate::event::Recorder;
 use crate::join::join;
 use crate::kubeconfig::kubeconfig;
 use crate::mesh_service::MeshService;
@@ -395,15 +394,15 @@ async fn lead(
             return;
         }
     }
-    let (recorder, recording) =
-        Recorder::start(client.clone(), identity.name.clone(), ended.clone());
+    let (recorder, writer) = trireme_client::events(client.clone(), &identity.name);
     let configuration = trireme_decide::Configuration {
         ca_pem,
         cluster_cidr: identity.cluster_cidr.clone(),
         ..trireme_decide::Configuration::default()
     };
+    let writing = ended.clone();
     tokio::join!(
-        recording,
+        writing.run_until_cancelled(writer.run()),
         conditions::run(
             client.clone(),
             recorder.clone(),
