@@ -85,6 +85,11 @@ impl Error {
         self.has_code(410)
     }
 
+    /// Nobody knows whether the request was carried out: read again, or repeat what does no harm twice.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Error::Lost { .. }) || self.has_code(504)
+    }
+
     /// Nothing was decided about the request, so the same request may be made again later.
     pub fn is_transient(&self) -> bool {
         match self {

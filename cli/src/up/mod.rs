@@ -157,7 +157,7 @@ async fn start(options: &Options, data: &std::path::Path, state: &mut State) -> 
     ready::servers(&client, state, &say).await?;
     ready::nodes(&client, state, &say).await?;
     if !options.no_sample && state.nodes().next().is_some() {
-        sample::apply(&client, state.nodes().count()).await?;
+        sample::apply(&client, state).await?;
         sample::wait(&client, state).await?;
         say("sample: deployment and service hello serve".to_owned());
     }

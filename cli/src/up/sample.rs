@@ -13,7 +13,8 @@ const NAME: &str = "hello";
 const NAMESPACE: &str = "default";
 
 /// Applies it; applied again it changes nothing.
-pub async fn apply(client: &Client, nodes: usize) -> Result<()> {
+pub async fn apply(client: &Client, state: &State) -> Result<()> {
+    let nodes = state.nodes().count();
     let labels = json!({"app": NAME});
     let deployment = json!({
         "apiVersion": "apps/v1",
@@ -58,10 +59,19 @@ pub async fn apply(client: &Client, nodes: usize) -> Result<()> {
         field_manager: "trireme-up".to_owned(),
         force: true,
     };
-    client
-        .apply(kinds::DEPLOYMENT, &deployment, &options)
+    for (kind, object) in [(kinds::DEPLOYMENT, deployment), (kinds::SERVICE, service)] {
+        until(state, async || {
+            match client.apply(kind, &object, &options).await {
+                Ok(_) => Ok(None),
+                // The leader may change while it is written; to apply again does no harm.
+                Err(error) if error.is_transient() || error.is_outcome_unknown() => Ok(Some(
+                    format!("{} {NAME} is not written: {error}", kind.kind),
+                )),
+                Err(error) => Err(error.into()),
+            }
+        })
         .await?;
-    client.apply(kinds::SERVICE, &service, &options).await?;
+    }
     Ok(())
 }
 

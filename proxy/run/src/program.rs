@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trireme_proxy_decide::config::Snapshot;
 use trireme_xds::node::NodeMetadata;
+use trireme_xds::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use trireme_xds::pb::envoy::config::core::v3::{Locality, Node};
 use trireme_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use trireme_xds::{NodeId, NodeType, parse};
@@ -245,7 +246,13 @@ fn identity(node_type: NodeType) -> anyhow::Result<Identity> {
     });
     let cluster = format!("{}.{namespace}", peer.canonical_service);
     Ok(Identity {
-        node: trireme_xds::node::node(&id, &metadata, &cluster, locality),
+        node: Node {
+            user_agent_name: "trireme-proxy".to_owned(),
+            user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+                env!("CARGO_PKG_VERSION").to_owned(),
+            )),
+            ..trireme_xds::node::node(&id, &metadata, &cluster, locality)
+        },
         peer,
     })
 }

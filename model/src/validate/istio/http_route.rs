@@ -12,6 +12,7 @@ use super::{Report, at, header, host};
 use crate::istio::{
     CorsPolicy, FaultAbort, FaultDelay, Headers, HttpDirectResponse, HttpFaultInjection,
     HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, Percent, StringMatch,
+    grpc_status,
 };
 
 /// Longest expression that Istio sends to Envoy.
@@ -42,26 +43,6 @@ const RETRY_ON: [&str; 16] = [
 const CORS_METHODS: [&str; 10] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*",
 ];
-const GRPC_STATUS: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 pub fn check(route: &HttpRoute, is_delegate: bool, path: &str, report: &mut Report) {
     conflicts(route, is_delegate, path, report);
     for (index, matched) in route.r#match.iter().enumerate() {
@@ -306,11 +287,7 @@ fn fault_delay(delay: &FaultDelay, path: &str, report: &mut Report) {
 fn fault_abort(abort: &FaultAbort, path: &str, report: &mut Report) {
     percentage(abort.percentage.as_ref(), path, report);
     if let Some(status) = &abort.grpc_status {
-        let known = GRPC_STATUS.contains(&status.as_str())
-            || status
-                .parse::<usize>()
-                .is_ok_and(|number| number < GRPC_STATUS.len());
-        if !known {
+        if grpc_status(status).is_none() {
             let detail = format!(
                 "gRPC status {status:?} is not supported. See https://github.com/grpc/grpc/blob/master/doc/statuscodes.md \
                  for a list of supported codes, for example 'NOT_FOUND'"

@@ -222,14 +222,14 @@ fn endpoints(mesh: &Mesh, workload: &Workload, message: &pb::Cluster) -> String 
     let mut shown = Vec::new();
     for place in &load.endpoints {
         let addresses: Vec<String> = place.lb_endpoints.iter().filter_map(address).collect();
-        let somewhere = place.locality.as_ref().map(|it| {
+        let somewhere = place.locality.as_ref().and_then(|it| {
             let parts = [&it.region, &it.zone, &it.sub_zone];
             let parts: Vec<&str> = parts
                 .iter()
                 .map(|it| it.as_str())
                 .filter(|it| !it.is_empty())
                 .collect();
-            format!(" in {}", parts.join("/"))
+            (!parts.is_empty()).then(|| format!(" in {}", parts.join("/")))
         });
         let order = match place.priority {
             0 => String::new(),

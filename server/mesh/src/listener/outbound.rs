@@ -169,35 +169,16 @@ fn every_port(
             let by_pod = service.is_headless()
                 && egress.bind.is_empty()
                 && port.protocol.treatment() != Treatment::Http;
-            if !by_pod {
-                add(
-                    view,
-                    scope,
-                    workload,
-                    &egress.routings,
-                    gateways,
-                    entries,
-                    offer(None),
-                );
-                continue;
-            }
-            let found = endpoints(view, service, port);
-            if found.is_empty() && is_entry_without(service) {
-                add(
-                    view,
-                    scope,
-                    workload,
-                    &egress.routings,
-                    gateways,
-                    entries,
-                    offer(None),
-                );
-            }
-            for endpoint in found
+            let found = match by_pod {
+                true => endpoints(view, service, port),
+                false => Vec::new(),
+            };
+            let whole = !by_pod || (found.is_empty() && is_entry_without(service));
+            let each = found
                 .iter()
                 .filter(|it| it.address.parse::<IpAddr>().is_ok())
-            {
-                let bind = Some(endpoint.address.clone());
+                .map(|it| Some(it.address.clone()));
+            for bind in whole.then_some(None).into_iter().chain(each) {
                 add(
                     view,
                     scope,

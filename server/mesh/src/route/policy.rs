@@ -3,7 +3,7 @@
 use base64::Engine;
 use trireme_model::istio::{
     ConsistentHash, CorsPolicy, HttpDirectResponse, HttpFaultInjection, HttpRedirect, HttpRetry,
-    RedirectPort, UnmatchedPreflights,
+    RedirectPort, UnmatchedPreflights, grpc_status,
 };
 
 use crate::proto::{
@@ -138,33 +138,6 @@ pub fn fault(fault: &HttpFaultInjection) -> Option<fault_filter::HttpFault> {
         abort,
         ..fault_filter::HttpFault::default()
     })
-}
-
-/// gRPC's status codes by their place.
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-fn grpc_status(text: &str) -> Option<u32> {
-    let named = GRPC_STATUSES.iter().position(|name| *name == text);
-    let named = named.and_then(|it| u32::try_from(it).ok());
-    named.or_else(|| text.parse().ok())
 }
 
 pub fn cors(cors: &CorsPolicy) -> cors_filter::CorsPolicy {
