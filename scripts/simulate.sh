@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Simulation seeds, each in two processes whose traces are compared byte for byte; then the planted bugs, each of
-# which has to be found. Usage: scripts/simulate.sh [short|long]
+# which has to be found. The short run takes about 75 s on two cores. Usage: scripts/simulate.sh [short|long]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$PATH"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/trireme/target}"
-servers=0..20 proxies=0..20
-[ "${1:-short}" = short ] || servers=0..500 proxies=0..500
+servers=0..20 logic=0..6 proxies=0..20
+[ "${1:-short}" = short ] || servers=0..500 logic=0..1000 proxies=0..500
 simulation="$CARGO_TARGET_DIR/release/simulation"
 "$simulation" world --seeds "$servers" --twice
 "$simulation" world --planted leader_restore --within 5
+"$simulation" logic --seeds "$logic" --twice
 "$simulation" proxy --seeds "$proxies" --twice
 "$simulation" proxy --planted all --within 20

@@ -7,7 +7,9 @@
 //! - [`history`]: operations of concurrent clients on registers, with outcomes that may be unknown
 //! - [`linearizability`]: is there an order of them that explains every answer (Wing and Gong's
 //!   search with Lowe's memory of visited states)
-//! - [`watch`]: a watch delivers every change once, in order, also across resumptions
+//! - [`watch`]: a watch delivers every change once, in order, also across resumptions; what is compacted is
+//!   listed anew, and the watcher's view is the state
+//! - [`listing`]: a list's pages are what there was at one revision, or say that they are not
 //! - [`durability`]: no acknowledged write is lost
 //! - [`consensus`]: one leader a term, equal states at equal indexes
 //! - [`traffic`]: what proxies do with requests, hosts and limits
@@ -19,5 +21,6 @@ pub mod consensus;
 pub mod durability;
 pub mod history;
 pub mod linearizability;
+pub mod listing;
 pub mod traffic;
 pub mod watch;

@@ -1,9 +1,12 @@
 //! etcd's promises about watches: ordered, unique, reliable, atomic and resumable, against the
-//! changes that really happened.
+//! changes that really happened; and Kubernetes' way out where they were compacted away: list everything, then
+//! watch on from there.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::listing::{first_difference, state_at};
 
 /// One change of one key, at the store's revision.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,7 +31,20 @@ pub enum Observation {
 pub struct Session {
     /// Events after this revision were asked for.
     pub after: u64,
+    /// Everything that a list found at that revision, where the session begins with one.
+    #[serde(default)]
+    pub listed: Option<BTreeMap<String, u64>>,
     pub observations: Vec<Observation>,
+    /// The server refused to go on: what follows is compacted.
+    #[serde(default)]
+    pub expired: bool,
+}
+
+/// What a watcher believes after doing what it was told: the last list, changed by the events since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    pub revision: u64,
+    pub state: BTreeMap<String, u64>,
 }
 
 /// A watch over a prefix of the keys, and its sessions in order.
@@ -37,6 +53,9 @@ pub struct Watcher {
     pub name: String,
     pub prefix: String,
     pub sessions: Vec<Session>,
+    /// In the end, where it got so far.
+    #[serde(default)]
+    pub view: Option<View>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,11 +100,59 @@ pub enum Violation {
         after: u64,
         delivered: u64,
     },
+    #[error(
+        "watch {watcher}: a list of revision {revision}, where {delivered} was delivered before"
+    )]
+    ListedBack {
+        watcher: String,
+        revision: u64,
+        delivered: u64,
+    },
+    #[error(
+        "watch {watcher}: refused as expired after revision {after}, and nothing after {compacted} is compacted"
+    )]
+    ExpiredEarly {
+        watcher: String,
+        after: u64,
+        compacted: u64,
+    },
+    #[error(
+        "watch {watcher}: at revision {revision} it holds {found:?} for {key:?}, which was {expected:?}"
+    )]
+    View {
+        watcher: String,
+        revision: u64,
+        key: String,
+        found: Option<u64>,
+        expected: Option<u64>,
+    },
+}
+
+/// What a list or a view holds must be what there was.
+fn check_view(
+    watcher: &Watcher,
+    revision: u64,
+    state: &BTreeMap<String, u64>,
+    writes: &[Write],
+) -> Result<(), Violation> {
+    let found = state.iter().map(|(key, value)| (key.as_str(), *value));
+    let expected = state_at(writes, &watcher.prefix, revision);
+    match first_difference(&found.collect(), &expected) {
+        None => Ok(()),
+        Some((key, found, expected)) => Err(Violation::View {
+            watcher: watcher.name.clone(),
+            revision,
+            key: key.to_owned(),
+            found,
+            expected,
+        }),
+    }
 }
 
 /// Checks a watch against all writes. Within a session nothing may repeat; a session that resumes
-/// behind what was delivered may see that again, as it asked to.
-pub fn check(watcher: &Watcher, writes: &[Write]) -> Result<(), Violation> {
+/// behind what was delivered may see that again, as it asked to. Only a list may leave anything out, and only
+/// what is compacted, before the revision `compacted`, may be refused.
+pub fn check(watcher: &Watcher, writes: &[Write], compacted: u64) -> Result<(), Violation> {
     let name = || watcher.name.clone();
     let mut expected: BTreeMap<(u64, &str), &Write> = BTreeMap::new();
     for write in writes {
@@ -96,7 +163,18 @@ pub fn check(watcher: &Watcher, writes: &[Write]) -> Result<(), Violation> {
     // Up to where everything has been delivered, over all sessions.
     let mut delivered: Option<u64> = None;
     for session in &watcher.sessions {
-        if let Some(delivered) = delivered
+        if let Some(state) = &session.listed {
+            check_view(watcher, session.after, state, writes)?;
+            if let Some(delivered) = delivered
+                && session.after < delivered
+            {
+                return Err(Violation::ListedBack {
+                    watcher: name(),
+                    revision: session.after,
+                    delivered,
+                });
+            }
+        } else if let Some(delivered) = delivered
             && session.after > delivered
         {
             return Err(Violation::ResumedAhead {
@@ -187,7 +265,17 @@ pub fn check(watcher: &Watcher, writes: &[Write]) -> Result<(), Violation> {
         if gap(&received, complete, newest, newest).is_none() {
             complete = newest;
         }
+        if session.expired && complete >= compacted {
+            return Err(Violation::ExpiredEarly {
+                watcher: name(),
+                after: complete,
+                compacted,
+            });
+        }
         delivered = Some(delivered.map_or(complete, |before| before.max(complete)));
+    }
+    if let Some(View { revision, state }) = &watcher.view {
+        check_view(watcher, *revision, state, writes)?;
     }
     Ok(())
 }
@@ -228,8 +316,10 @@ mod tests {
                 .map(|(after, observations)| Session {
                     after,
                     observations,
+                    ..Session::default()
                 })
                 .collect(),
+            view: None,
         }
     }
 
@@ -250,12 +340,12 @@ mod tests {
             ),
             (5, vec![Observation::Progress(5)]),
         ]);
-        assert_eq!(check(&observed, &truth()), Ok(()));
+        assert_eq!(check(&observed, &truth(), 0), Ok(()));
     }
 
     #[test]
     fn every_broken_promise_is_found() {
-        let one = |observations| check(&watcher(vec![(0, observations)]), &truth()).unwrap_err();
+        let one = |observations| check(&watcher(vec![(0, observations)]), &truth(), 0).unwrap_err();
         assert!(matches!(
             one(vec![event(3, "a/x", 3)]),
             Violation::Gap { write, .. } if write.revision == 1
@@ -303,7 +393,7 @@ mod tests {
     fn a_resumption_may_go_back_but_not_ahead() {
         let ahead = watcher(vec![(0, vec![event(1, "a/x", 1)]), (3, vec![])]);
         assert!(matches!(
-            check(&ahead, &truth()).unwrap_err(),
+            check(&ahead, &truth(), 0).unwrap_err(),
             Violation::ResumedAhead {
                 after: 3,
                 delivered: 1,
@@ -314,14 +404,75 @@ mod tests {
             (0, vec![event(1, "a/x", 1), event(3, "a/x", 3)]),
             (1, vec![event(3, "a/x", 3)]),
         ]);
-        assert_eq!(check(&back, &truth()), Ok(()));
+        assert_eq!(check(&back, &truth(), 0), Ok(()));
         // Half of revision 4 was delivered, so the resumption must ask after 3.
         let half = vec![event(1, "a/x", 1), event(3, "a/x", 3), event(4, "a/y", 4)];
         let torn = watcher(vec![(0, half), (4, vec![])]);
         assert!(matches!(
-            check(&torn, &truth()).unwrap_err(),
+            check(&torn, &truth(), 0).unwrap_err(),
             Violation::ResumedAhead {
                 after: 4,
+                delivered: 3,
+                ..
+            }
+        ));
+    }
+
+    fn state(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        let pair = |(key, value): &(&str, u64)| ((*key).to_owned(), *value);
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn what_is_compacted_is_listed_anew() {
+        let mut observed = watcher(vec![
+            (0, vec![event(1, "a/x", 1)]),
+            (1, vec![]),
+            (4, vec![event(5, "a/x", 5)]),
+        ]);
+        observed.sessions[1].expired = true;
+        observed.sessions[2].listed = Some(state(&[("a/x", 3), ("a/y", 4), ("a/z", 4)]));
+        observed.view = Some(View {
+            revision: 5,
+            state: state(&[("a/x", 5), ("a/y", 4), ("a/z", 4)]),
+        });
+        assert_eq!(check(&observed, &truth(), 3), Ok(()));
+        assert!(matches!(
+            check(&observed, &truth(), 1).unwrap_err(),
+            Violation::ExpiredEarly {
+                after: 1,
+                compacted: 1,
+                ..
+            }
+        ));
+
+        let mut stale = observed.clone();
+        stale.view.as_mut().unwrap().state = state(&[("a/x", 3), ("a/y", 4), ("a/z", 4)]);
+        assert!(matches!(
+            check(&stale, &truth(), 3).unwrap_err(),
+            Violation::View { key, found: Some(3), expected: Some(5), .. } if key == "a/x"
+        ));
+        let mut torn = observed.clone();
+        torn.sessions[2].listed = Some(state(&[("a/x", 3), ("a/y", 4)]));
+        assert!(matches!(
+            check(&torn, &truth(), 3).unwrap_err(),
+            Violation::View { key, revision: 4, found: None, .. } if key == "a/z"
+        ));
+        let mut back = observed;
+        back.sessions[0].observations.push(Observation::Progress(4));
+        back.sessions[2].after = 3;
+        back.sessions[2].listed = Some(state(&[("a/x", 3)]));
+        assert!(matches!(
+            check(&back, &truth(), 3).unwrap_err(),
+            Violation::Gap { .. }
+        ));
+        back.sessions[0].observations = vec![event(1, "a/x", 1), event(3, "a/x", 3)];
+        back.sessions[2].after = 1;
+        back.sessions[2].listed = Some(state(&[("a/x", 1)]));
+        assert!(matches!(
+            check(&back, &truth(), 3).unwrap_err(),
+            Violation::ListedBack {
+                revision: 1,
                 delivered: 3,
                 ..
             }
@@ -335,7 +486,7 @@ mod tests {
             vec![Observation::Progress(3), event(1, "a/x", 1)],
         )]);
         assert!(matches!(
-            check(&observed, &truth()).unwrap_err(),
+            check(&observed, &truth(), 0).unwrap_err(),
             Violation::OutOfOrder { .. }
         ));
     }

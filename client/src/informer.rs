@@ -1,6 +1,6 @@
 //! Following a kind through server failures: list once, then watch, resuming where a watch broke.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
@@ -40,7 +40,8 @@ pub enum Change {
     /// `metadata` (`name`, `namespace`, `uid`) are known.
     Delete(Value),
     /// Every change up to this version has been delivered. The first one means that the list is
-    /// complete; later ones come from bookmarks and new lists.
+    /// complete; later ones come from bookmarks and new lists. Changes come in the order of their versions,
+    /// also those that a later list found: what is delivered has everything up to its version before it.
     Progress { resource_version: String },
 }
 
@@ -229,7 +230,15 @@ impl Follower {
                 }
             })?;
         let mut gone = std::mem::take(&mut self.known);
-        for object in list.items {
+        let mut items = list.items;
+        // Whoever waits for the version of a change of its own takes a greater one for that.
+        items.sort_by_key(|object| meta::resource_version(object).parse::<u64>().unwrap_or(0));
+        let listed: BTreeSet<_> = items.iter().map(key).collect();
+        let left = |(key, _): &(&(String, String), &Known)| !listed.contains(*key);
+        for (key, before) in gone.iter().filter(left) {
+            self.changes.send(self.departed(key, before)).await?;
+        }
+        for object in items {
             let key = key(&object);
             let now = Known {
                 uid: meta::uid(&object).to_string(),
@@ -249,9 +258,6 @@ impl Follower {
             if !same {
                 self.changes.send(Change::Upsert(object)).await?;
             }
-        }
-        for (key, before) in &gone {
-            self.changes.send(self.departed(key, before)).await?;
         }
         self.progress(list.resource_version, true).await
     }

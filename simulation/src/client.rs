@@ -49,6 +49,8 @@ struct Answer {
     outcome: Outcome,
     revision: Option<u64>,
     seen: Option<Option<(u64, u64)>>,
+    /// It was refused, with the words that a disk is full.
+    disk_full: bool,
 }
 
 impl Answer {
@@ -57,14 +59,14 @@ impl Answer {
             outcome,
             revision: None,
             seen: None,
+            disk_full: false,
         }
     }
 
     fn read(found: Option<(u64, u64)>) -> Answer {
         Answer {
-            outcome: Outcome::Read(found.map(|(value, _)| value)),
-            revision: None,
             seen: Some(found),
+            ..Answer::only(Outcome::Read(found.map(|(value, _)| value)))
         }
     }
 
@@ -119,6 +121,9 @@ pub async fn run(client: Client) -> turmoil::Result {
         client
             .record
             .finish(client.id, &key, action, answer.outcome, answer.revision);
+        if answer.disk_full {
+            client.record.lock().disk_full += 1;
+        }
         match answer.seen {
             Some(found) => seen.insert(key, found),
             None => seen.remove(&key),
@@ -161,9 +166,9 @@ async fn raw_operation(
         (200, Action::CompareAndSwap { new, .. }) => {
             let revision = body.parse().ok();
             Answer {
-                outcome: Outcome::Done,
                 revision,
                 seen: revision.map(|revision| new.map(|new| (new, revision))),
+                ..Answer::only(Outcome::Done)
             }
         }
         (200, _) if body == "none" => Answer::read(None),
@@ -177,7 +182,10 @@ async fn raw_operation(
         }
         (409, _) => Answer::only(Outcome::Mismatch),
         // The server says that it surely did nothing; the checker holds it to that.
-        (503, _) => Answer::only(Outcome::Failed),
+        (503, _) => Answer {
+            disk_full: body.starts_with("disk full"),
+            ..Answer::only(Outcome::Failed)
+        },
         _ => Answer::only(Outcome::Unknown),
     }
 }
@@ -190,6 +198,12 @@ pub fn config_map(object: &Value) -> Option<(u64, u64)> {
         .parse()
         .ok()?;
     Some((value, revision))
+}
+
+/// Whether a Status' message has these words.
+fn says(status: &Value, words: &str) -> bool {
+    let message = status["message"].as_str();
+    message.is_some_and(|message| message.contains(words))
 }
 
 async fn config_map_operation(
@@ -230,13 +244,13 @@ async fn config_map_operation(
         (200 | 201, Action::CompareAndSwap { new, .. }) => {
             let found = config_map(&body);
             Answer {
-                outcome: Outcome::Done,
                 // A deletion is answered by a Status, which has no revision.
                 revision: found.map(|(_, revision)| revision),
                 seen: match new {
                     Some(_) => found.map(Some),
                     None => Some(None),
                 },
+                ..Answer::only(Outcome::Done)
             }
         }
         (200, _) => config_map(&body).map_or(Answer::only(Outcome::Unknown), |found| {
@@ -246,6 +260,10 @@ async fn config_map_operation(
         // The namespace is not there yet: says nothing about the key.
         (404, Action::CompareAndSwap { expected: None, .. }) => Answer::only(Outcome::Failed),
         (404 | 409, Action::CompareAndSwap { .. }) => Answer::only(Outcome::Mismatch),
+        (503, Action::CompareAndSwap { .. }) if says(&body, "nothing was written") => Answer {
+            disk_full: says(&body, "the disk of a server is full"),
+            ..Answer::only(Outcome::Failed)
+        },
         _ => Answer::only(Outcome::Unknown),
     }
 }

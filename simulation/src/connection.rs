@@ -10,7 +10,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use turmoil::net::TcpStream;
 
-use crate::server::{API_PORT, name};
+use crate::machine::name;
+use crate::server::API_PORT;
 
 /// Making a connection.
 const DIAL: Duration = Duration::from_millis(300);

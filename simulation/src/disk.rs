@@ -1,9 +1,11 @@
-//! A server's disk: volatile until synced, and a crash leaves a prefix of what was not.
+//! A server's disk: volatile until synced, and a crash leaves a prefix of what was not. It stalls, is slow, and
+//! runs full: then a write that does not fit fails.
 //!
 //! It keeps, besides the contents, an incremental hash of the state column: cheap enough to compare
 //! servers after every batch that they apply.
 
-use std::any::Any;
+mod checkpoint;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
@@ -19,9 +21,12 @@ use trireme_raft::engine::{Checkpoint, Column, Done, Engine, Incoming, Write};
 use trireme_state::{Pairs, StateError, View};
 
 use crate::determinism;
+use checkpoint::{Image, Receiving};
 
-/// Nothing in a world fills its disks.
+/// Free on a disk that nobody fills.
 const FREE_BYTES: u64 = 1 << 40;
+/// A store that is opened makes files of its own first.
+const OPEN_BYTES: u64 = 64 << 10;
 
 type Pairing = BTreeMap<Bytes, Bytes>;
 
@@ -140,7 +145,60 @@ struct Inner {
     random: ChaCha8Rng,
     /// Syncs that are under way at this moment of the world, or begin before it, end after it.
     stalled_until_ns: u64,
+    /// Until then syncs take so many times as long.
+    slow_until_ns: u64,
+    slow_factor: u32,
+    /// Filled by somebody else until then, so that only so much can be written.
+    filled_until_ns: u64,
+    room_bytes: u64,
+    /// Writes that failed for want of room.
+    refused: u64,
     installed: u64,
+    /// Checkpoints of other servers that are being received.
+    receiving: u64,
+    /// Of those that are there in whole, being installed.
+    installing: u64,
+}
+
+impl Inner {
+    fn free_bytes(&self) -> u64 {
+        if determinism::elapsed_ns() < self.filled_until_ns {
+            self.room_bytes
+        } else {
+            FREE_BYTES
+        }
+    }
+
+    /// Takes room for so many bytes.
+    fn take(&mut self, bytes: u64) -> io::Result<()> {
+        if determinism::elapsed_ns() >= self.filled_until_ns {
+            return Ok(());
+        }
+        match self.room_bytes.checked_sub(bytes) {
+            Some(left) => {
+                self.room_bytes = left;
+                Ok(())
+            }
+            None => {
+                self.refused += 1;
+                Err(io::Error::from_raw_os_error(libc::ENOSPC))
+            }
+        }
+    }
+}
+
+fn bytes_of(batch: &[Write]) -> u64 {
+    let bytes = batch.iter().map(|write| match write {
+        Write::Put { key, value, .. } => key.len() + value.len(),
+        Write::Delete { key, .. } => key.len(),
+        Write::DeleteRange { start, end, .. } => start.len() + end.len(),
+    });
+    bytes.sum::<usize>() as u64
+}
+
+fn bytes_in(pairs: &Pairing) -> u64 {
+    let bytes = pairs.iter().map(|(key, value)| key.len() + value.len());
+    bytes.sum::<usize>() as u64
 }
 
 /// What a crash did.
@@ -161,7 +219,14 @@ impl Disk {
                 character,
                 random: ChaCha8Rng::seed_from_u64(seed),
                 stalled_until_ns: 0,
+                slow_until_ns: 0,
+                slow_factor: 1,
+                filled_until_ns: 0,
+                room_bytes: 0,
+                refused: 0,
                 installed: 0,
+                receiving: 0,
+                installing: 0,
             }),
         })
     }
@@ -186,6 +251,8 @@ impl Disk {
         }
         inner.synced += unsynced.len() as u64;
         inner.current = inner.durable.clone();
+        inner.receiving = 0;
+        inner.installing = 0;
         Loss {
             kept,
             lost: unsynced.len() - kept,
@@ -197,8 +264,41 @@ impl Disk {
         inner.stalled_until_ns = inner.stalled_until_ns.max(until_ns);
     }
 
-    pub fn unstall(&self) {
-        self.inner().stalled_until_ns = 0;
+    /// Syncs take `factor` times as long.
+    pub fn slow(&self, until_ns: u64, factor: u32) {
+        let mut inner = self.inner();
+        inner.slow_until_ns = until_ns;
+        inner.slow_factor = factor;
+    }
+
+    /// Somebody else fills the disk, so that `room_bytes` are left.
+    pub fn fill(&self, until_ns: u64, room_bytes: u64) {
+        let mut inner = self.inner();
+        inner.filled_until_ns = until_ns;
+        inner.room_bytes = room_bytes;
+    }
+
+    /// Ends what is wrong with it.
+    pub fn heal(&self) {
+        let mut inner = self.inner();
+        inner.stalled_until_ns = 0;
+        inner.slow_until_ns = 0;
+        inner.filled_until_ns = 0;
+    }
+
+    /// Writes that failed for want of room.
+    pub fn refused(&self) -> u64 {
+        self.inner().refused
+    }
+
+    /// A checkpoint of another server is on its way to it.
+    pub fn is_receiving(&self) -> bool {
+        self.inner().receiving > 0
+    }
+
+    /// A checkpoint of another server is becoming its state.
+    pub fn is_installing(&self) -> bool {
+        self.inner().installing > 0
     }
 
     /// Snapshots of other servers that were installed here.
@@ -222,7 +322,12 @@ impl Disk {
             sync_min_us,
             sync_max_us,
         } = inner.character;
-        Duration::from_micros(inner.random.random_range(sync_min_us..=sync_max_us))
+        let latency = Duration::from_micros(inner.random.random_range(sync_min_us..=sync_max_us));
+        if determinism::elapsed_ns() < inner.slow_until_ns {
+            latency * inner.slow_factor
+        } else {
+            latency
+        }
     }
 
     /// Waits as long as the disk takes for one trip.
@@ -278,11 +383,20 @@ impl Queue {
 }
 
 impl SimulatedEngine {
-    /// Needs the server's runtime.
-    pub fn open(disk: Arc<Disk>) -> SimulatedEngine {
+    /// Needs the server's runtime. What an earlier process wrote and did not sync is made durable first,
+    /// as RocksDB does.
+    pub fn open(disk: Arc<Disk>) -> io::Result<SimulatedEngine> {
+        {
+            let inner = &mut *disk.inner();
+            inner.take(OPEN_BYTES)?;
+            for batch in inner.unsynced.drain(..) {
+                inner.durable.apply(&batch);
+                inner.synced += 1;
+            }
+        }
         let queue = Arc::new(Queue::default());
         tokio::spawn(keep_syncing(disk.clone(), queue.clone()));
-        SimulatedEngine { disk, queue }
+        Ok(SimulatedEngine { disk, queue })
     }
 }
 
@@ -332,6 +446,7 @@ impl Engine for SimulatedEngine {
 
     fn write(&self, batch: Vec<Write>) -> io::Result<()> {
         let inner = &mut *self.disk.inner();
+        inner.take(bytes_of(&batch))?;
         inner.current.apply(&batch);
         inner.unsynced.push(batch);
         Ok(())
@@ -347,17 +462,21 @@ impl Engine for SimulatedEngine {
     }
 
     fn checkpoint(&self, done: Done<Arc<dyn Checkpoint>>) {
-        let copy = {
-            let inner = self.disk.inner();
-            Arc::new(Image {
-                meta: inner.current.meta.clone(),
-                state: inner.current.state.clone(),
-            })
+        let (copy, room) = {
+            let inner = &mut *self.disk.inner();
+            let (meta, state) = (inner.current.meta.clone(), inner.current.state.clone());
+            let room = inner.take(bytes_in(&state));
+            (Arc::new(Image::new(meta, state)), room)
         };
+        if let Err(full) = room {
+            return done(Err(full));
+        }
         let disk = self.disk.clone();
         tokio::spawn(async move {
             disk.trip().await;
             disk.inner().checkpoint = Some(copy.clone());
+            // Durable before anybody is told: a crash may come in between.
+            disk.trip().await;
             done(Ok(copy));
         });
     }
@@ -368,7 +487,8 @@ impl Engine for SimulatedEngine {
     }
 
     fn receive(&self) -> io::Result<Box<dyn Incoming>> {
-        Ok(Box::new(Receiving::default()))
+        self.disk.inner().receiving += 1;
+        Ok(Box::new(Receiving::new(self.disk.clone())))
     }
 
     fn install(&self, checkpoint: Arc<dyn Checkpoint>, with: Vec<Write>, done: Done) {
@@ -376,6 +496,7 @@ impl Engine for SimulatedEngine {
             return done(Err(io::Error::other("a checkpoint of another engine")));
         };
         let disk = self.disk.clone();
+        disk.inner().installing += 1;
         tokio::spawn(async move {
             disk.trip().await;
             {
@@ -389,12 +510,14 @@ impl Engine for SimulatedEngine {
                 inner.checkpoint = Some(Arc::new(copy));
                 inner.installed += 1;
             }
+            disk.trip().await;
+            disk.inner().installing -= 1;
             done(Ok(()));
         });
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(FREE_BYTES)
+        Ok(self.disk.inner().free_bytes())
     }
 }
 
@@ -407,103 +530,5 @@ impl View for StateView<'_> {
 
     fn scan<'a>(&'a self, start: &[u8], end: &[u8]) -> Pairs<'a> {
         Box::new(between(self.0, start, end).map(|(key, value)| Ok((key.clone(), value.clone()))))
-    }
-}
-
-/// A checkpoint.
-#[derive(Clone, Default)]
-struct Image {
-    meta: Pairing,
-    state: Pairing,
-}
-
-const FILES: [&str; 2] = ["meta", "state"];
-
-fn write_file(pairs: &Pairing) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
-        bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(part);
-    }
-    bytes
-}
-
-fn read_file(mut bytes: &[u8]) -> io::Result<Pairing> {
-    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "a part of a checkpoint");
-    let mut part = || -> io::Result<Option<Bytes>> {
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(cut)?;
-        let length = u32::from_be_bytes(*length) as usize;
-        let (part, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
-        bytes = rest;
-        Ok(Some(Bytes::copy_from_slice(part)))
-    };
-    let mut pairs = Pairing::new();
-    while let Some(key) = part()? {
-        pairs.insert(key, part()?.ok_or_else(cut)?);
-    }
-    Ok(pairs)
-}
-
-impl Image {
-    fn file(&self, name: &str) -> io::Result<Vec<u8>> {
-        match name {
-            "meta" => Ok(write_file(&self.meta)),
-            "state" => Ok(write_file(&self.state)),
-            _ => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-}
-
-impl Checkpoint for Image {
-    fn meta(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        Ok(self.meta.get(key).cloned())
-    }
-
-    fn files(&self) -> io::Result<Vec<(String, u64)>> {
-        FILES
-            .iter()
-            .map(|name| Ok((name.to_string(), self.file(name)?.len() as u64)))
-            .collect()
-    }
-
-    fn read(&self, file: &str, offset: u64, limit: usize) -> io::Result<Bytes> {
-        let bytes = self.file(file)?;
-        let start = bytes.len().min(offset as usize);
-        let end = bytes.len().min(start + limit);
-        Ok(Bytes::from(bytes).slice(start..end))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-#[derive(Default)]
-struct Receiving {
-    files: BTreeMap<String, Vec<u8>>,
-}
-
-impl Incoming for Receiving {
-    fn write(&mut self, file: &str, offset: u64, data: &[u8]) -> io::Result<()> {
-        let bytes = self.files.entry(file.to_owned()).or_default();
-        if bytes.len() as u64 != offset {
-            return Err(io::Error::other("parts of a checkpoint out of order"));
-        }
-        bytes.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn finish(mut self: Box<Self>) -> io::Result<Arc<dyn Checkpoint>> {
-        let mut file = |name: &str| {
-            let missing = || io::Error::new(io::ErrorKind::NotFound, name.to_owned());
-            read_file(&self.files.remove(name).ok_or_else(missing)?)
-        };
-        Ok(Arc::new(Image {
-            meta: file("meta")?,
-            state: file("state")?,
-        }))
     }
 }

@@ -7,8 +7,8 @@
 //! healing, one leader and equal servers within a bound.
 //!
 //! What runs is the product: `trireme-raft`'s replica (openraft, log, state machine, gRPC between
-//! servers) and `trireme-api`'s handlers, over turmoil's TCP and a [`disk`] that a crash robs of
-//! what was not synced. What makes it deterministic is in [`determinism`]; besides, a world runs on
+//! servers), `trireme-api`'s handlers and `trireme-server`'s compaction, over turmoil's TCP and a [`disk`] that a
+//! crash robs of what was not synced, and that stalls and runs full. What makes it deterministic is in [`determinism`]; besides, a world runs on
 //! one thread, one world a process, with addresses fixed.
 //!
 //! A known bug is kept to prove that the simulator sees: `--planted leader_restore` lets a restarted
@@ -16,21 +16,36 @@
 //! crate turns on, adds only a hidden switch that is off unless a world sets it: so one build serves
 //! both, and the product, even when built together with this crate, behaves the same.
 //!
+//! `--shrink` makes a failing world smaller: faults are numbered and draw apart, so that any of them can be left out.
+//!
+//! [`logic`] is state and decisions alone, without servers, at thousands of decisions a second.
+//!
 //! Another kind of world, [`proxies`], has the proxy's worker between clients and upstreams; the bugs that
 //! `trireme-proxy-decide` can have put back (its feature `planted`, switches again) are each to be found there.
 //!
-//! Deliberately not here: TLS (certificates would be most of the work of a dial), the node agents,
-//! and membership changes.
+//! An operator changes the membership meanwhile: servers go, their disks are wiped, and others with new ids come at
+//! the same addresses.
+//!
+//! Deliberately not here: TLS (certificates would be most of the work of a dial; that a peer is who it should be is
+//! tested over real TLS in `server/raft/tests`), RocksDB's own files (its engine is tested against the same contract
+//! as the [`disk`]), clocks that run apart, bits that flip on disks or wires, the node agents, and the loop of
+//! controllers and scheduler.
 
 mod client;
 mod connection;
 mod determinism;
 mod disk;
 mod fault;
+mod lister;
+mod logic;
+mod machine;
+mod operator;
+mod plan;
 mod proxies;
 mod record;
 mod runner;
 mod server;
+mod shrink;
 mod verdict;
 mod watcher;
 mod world;
@@ -38,10 +53,11 @@ mod world;
 use std::ops::Range;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use plan::Reduction;
 use runner::Kind;
 
 #[derive(Parser)]
-#[command(about = "Runs Trireme's servers and proxies in simulated worlds")]
+#[command(about = "Runs Trireme's servers, decisions and proxies in simulated worlds")]
 struct Arguments {
     #[command(subcommand)]
     command: Action,
@@ -61,6 +77,9 @@ struct Seeds {
     /// From A up to, but not including, B: A..B.
     #[arg(long, value_parser = range)]
     seeds: Option<Range<u64>>,
+    /// As many seeds as begin within that time, from the first on; the range is printed.
+    #[arg(long, conflicts_with = "seed")]
+    minutes: Option<u64>,
     /// Runs each seed in two processes and compares their traces.
     #[arg(long)]
     twice: bool,
@@ -81,6 +100,16 @@ enum Action {
         /// Puts a known bug back.
         #[arg(long)]
         planted: Option<Planted>,
+        /// Makes the world of a seed that fails smaller, and prints what is left.
+        #[arg(long, requires = "seed")]
+        shrink: bool,
+        #[command(flatten)]
+        reduction: Reduction,
+    },
+    /// The state machine beside a model, scheduler and controllers driven to a fixpoint: of a seed, or of many.
+    Logic {
+        #[command(flatten)]
+        seeds: Seeds,
     },
     /// Proxies, their clients and upstreams, and the faults of a seed, or of many.
     Proxy {
@@ -104,7 +133,10 @@ enum ChildKind {
     Servers {
         #[arg(long)]
         restore_leader: bool,
+        #[command(flatten)]
+        reduction: Reduction,
     },
+    Logic,
     Proxies {
         #[arg(long)]
         bug: Option<String>,
@@ -134,6 +166,7 @@ impl Seeds {
         match (self.seed, &self.seeds) {
             (Some(seed), _) => seed..seed + 1,
             (None, Some(seeds)) => seeds.clone(),
+            (None, None) if self.minutes.is_some() => 0..u64::MAX,
             (None, None) => 0..1,
         }
     }
@@ -142,6 +175,7 @@ impl Seeds {
         let options = runner::Options {
             twice: self.twice,
             trace: self.trace,
+            minutes: self.minutes,
             kind,
         };
         runner::seeds(self.range(), &options)
@@ -152,14 +186,31 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Action::Child { seed, kind } => {
             let kind = match kind {
-                ChildKind::Servers { restore_leader } => Kind::Servers { restore_leader },
+                ChildKind::Servers {
+                    restore_leader,
+                    reduction,
+                } => Kind::Servers {
+                    restore_leader,
+                    reduction,
+                },
+                ChildKind::Logic => Kind::Logic,
                 ChildKind::Proxies { bug } => Kind::Proxies { bug },
             };
             runner::child(seed, kind)
         }
-        Action::World { seeds, planted } => {
+        Action::World {
+            seeds,
+            planted,
+            shrink,
+            reduction,
+        } => {
+            let restore_leader = planted.is_some();
+            if shrink {
+                return shrink::shrink(seeds.range().start, restore_leader, reduction);
+            }
             let kind = Kind::Servers {
-                restore_leader: planted.is_some(),
+                restore_leader,
+                reduction,
             };
             match seeds.within {
                 Some(within) => {
@@ -168,6 +219,7 @@ fn main() -> anyhow::Result<()> {
                 None => seeds.run(kind),
             }
         }
+        Action::Logic { seeds } => seeds.run(Kind::Logic),
         Action::Proxy { seeds, planted } => {
             let Some(within) = seeds.within else {
                 return seeds.run(Kind::Proxies { bug: planted });

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use trireme_check::consensus::{Applied, Leadership};
 use trireme_check::history::{Action, History, Outcome};
+use trireme_check::listing::Listing;
 use trireme_check::watch::{Watcher, Write};
 
 use crate::determinism;
@@ -25,12 +26,25 @@ pub struct Recorded {
     pub leaders: Vec<Leadership>,
     pub applied: Vec<Applied>,
     pub watchers: Vec<Watcher>,
+    pub listings: Vec<Listing>,
+    /// What was written to the clients' keys, as the first server applied it.
+    pub written: Vec<Write>,
+    /// Up to which revision `written` holds everything.
+    pub written_through: u64,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
     pub writes: u64,
     pub reads: u64,
     pub unknown: u64,
     pub watched: u64,
+    /// Operations that were refused because a disk is full.
+    pub disk_full: u64,
+    /// Servers replaced by others on empty disks.
+    pub replaced: u64,
+    /// Transfers of leadership that were asked for.
+    pub transfers: u64,
+    /// Watches and lists that met what was compacted.
+    pub expired: u64,
     /// What went wrong beside the properties of the histories.
     pub violations: Vec<String>,
 }
@@ -60,7 +74,7 @@ impl Record {
 
     pub fn leads(&self, server: u64, term: u64) {
         let mut recorded = self.lock();
-        recorded.note(&format!("server-{server}"), format!("leads term {term}"));
+        recorded.note(&format!("id-{server}"), format!("leads term {term}"));
         recorded.leaders.push(Leadership {
             term,
             leader: server,
@@ -70,10 +84,7 @@ impl Record {
     pub fn applied(&self, server: u64, index: u64, state: u64) {
         let digest = format!("{state:016x}");
         let mut recorded = self.lock();
-        recorded.note(
-            &format!("server-{server}"),
-            format!("applied {index} {digest}"),
-        );
+        recorded.note(&format!("id-{server}"), format!("applied {index} {digest}"));
         recorded.applied.push(Applied {
             server,
             index,

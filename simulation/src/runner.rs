@@ -3,20 +3,28 @@
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{determinism, proxies, world};
+use crate::plan::Reduction;
+use crate::{determinism, logic, proxies, world};
 
 /// Marks the last line that a world's process prints.
 const SUMMARY: &str = "summary ";
+/// A world takes a few.
+const MAX_CPU_S: u64 = 120;
 
 /// What kind of world, and which bug is put back in it.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// Servers and their clients; a restarted leader resumes its old term.
-    Servers { restore_leader: bool },
+    Servers {
+        restore_leader: bool,
+        reduction: Reduction,
+    },
+    /// State and decisions alone.
+    Logic,
     /// Proxies between clients and upstreams.
     Proxies { bug: Option<String> },
 }
@@ -33,27 +41,53 @@ pub struct Outcome {
 impl Kind {
     fn run(&self, seed: u64) -> anyhow::Result<Outcome> {
         match self {
-            Kind::Servers { restore_leader } => world::run(seed, *restore_leader),
+            Kind::Servers {
+                restore_leader,
+                reduction,
+            } => world::run(seed, *restore_leader, reduction),
+            Kind::Logic => Ok(logic::run(seed)),
             Kind::Proxies { bug } => proxies::run(seed, bug.as_deref()),
         }
     }
 
-    fn arguments(&self) -> Vec<&str> {
+    fn arguments(&self) -> Vec<String> {
+        let fixed = |arguments: &[&str]| arguments.iter().map(|it| (*it).to_owned()).collect();
         match self {
             Kind::Servers {
-                restore_leader: false,
-            } => vec!["servers"],
-            Kind::Servers {
-                restore_leader: true,
-            } => vec!["servers", "--restore-leader"],
-            Kind::Proxies { bug: None } => vec!["proxies"],
-            Kind::Proxies { bug: Some(bug) } => vec!["proxies", "--bug", bug],
+                restore_leader,
+                reduction,
+            } => {
+                let mut arguments: Vec<String> = fixed(&["servers"]);
+                arguments.extend(restore_leader.then(|| "--restore-leader".to_owned()));
+                arguments.extend(reduction.arguments());
+                arguments
+            }
+            Kind::Logic => fixed(&["logic"]),
+            Kind::Proxies { bug: None } => fixed(&["proxies"]),
+            Kind::Proxies { bug: Some(bug) } => fixed(&["proxies", "--bug", bug]),
         }
+    }
+
+    /// How fast it went: simulated seconds in one, or decisions and applied commands a second where no time passes.
+    fn speed(&self, simulated_ms: u64, counts: &[(String, u64)], wall_s: f64, runs: f64) -> String {
+        let simulated_s = simulated_ms as f64 / 1e3;
+        if let Kind::Logic = self {
+            let decided = counts.iter().take(2).map(|(_, count)| count).sum::<u64>() as f64;
+            return format!(
+                "in {wall_s:.1} s ({:.0} decisions/s)",
+                decided / wall_s * runs
+            );
+        }
+        format!(
+            "{simulated_s:.1} simulated s in {wall_s:.1} s ({:.0}x)",
+            simulated_s / wall_s * runs
+        )
     }
 
     fn command(&self) -> &'static str {
         match self {
             Kind::Servers { .. } => "world",
+            Kind::Logic => "logic",
             Kind::Proxies { .. } => "proxy",
         }
     }
@@ -84,6 +118,8 @@ pub fn child(seed: u64, kind: Kind) -> anyhow::Result<()> {
 pub struct Options {
     pub twice: bool,
     pub trace: bool,
+    /// As many seeds as begin within that time.
+    pub minutes: Option<u64>,
     pub kind: Kind,
 }
 
@@ -92,6 +128,7 @@ pub struct Options {
 pub struct Report {
     pub simulated_ms: u64,
     pub counts: Vec<(String, u64)>,
+    pub trace: String,
     pub trace_hash: String,
     pub violations: Vec<String>,
 }
@@ -107,9 +144,22 @@ fn start(seed: u64, options: &Options) -> anyhow::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // SAFETY: one system call between fork and exec.
-    unsafe { command.pre_exec(determinism::fix_addresses) };
+    // SAFETY: two system calls between fork and exec.
+    unsafe { command.pre_exec(|| determinism::fix_addresses().and_then(|()| limit_cpu())) };
     command.spawn().context("starting a world's process")
+}
+
+/// A task that never waits stops a world's time, and so the world.
+fn limit_cpu() -> std::io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: MAX_CPU_S,
+        rlim_max: MAX_CPU_S,
+    };
+    // SAFETY: the process' own limit.
+    match unsafe { libc::setrlimit(libc::RLIMIT_CPU, &limit) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// Trace and summary.
@@ -117,7 +167,8 @@ fn finish(child: Child) -> anyhow::Result<(String, Result<serde_json::Value, Str
     let output = child.wait_with_output()?;
     let mut text = String::from_utf8(output.stdout).context("a trace")?;
     if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = format!("{}, {}", output.status, said.trim());
         return Ok((text, Err(why)));
     }
     let at = text.rfind(SUMMARY).context("a world without a summary")?;
@@ -172,6 +223,7 @@ pub fn seed(seed: u64, options: &Options) -> anyhow::Result<Report> {
             ));
         }
     }
+    report.trace = trace;
     Ok(report)
 }
 
@@ -186,17 +238,26 @@ fn told(counts: &[(String, u64)]) -> String {
 /// Runs the seeds and prints a line for each; an error names those that violate a property.
 pub fn seeds(range: std::ops::Range<u64>, options: &Options) -> anyhow::Result<()> {
     let started = Instant::now();
+    let limit = options
+        .minutes
+        .map(|minutes| Duration::from_secs(60 * minutes));
     let mut failed = Vec::new();
     let mut total = Report::default();
-    let runs = if options.twice { 2 } else { 1 };
+    let runs = if options.twice { 2.0 } else { 1.0 };
+    let mut end = range.start;
     for number in range.clone() {
+        if limit.is_some_and(|limit| started.elapsed() >= limit) {
+            break;
+        }
+        end = number + 1;
         let began = Instant::now();
         let report = seed(number, options)?;
         let wall_s = began.elapsed().as_secs_f64();
+        let speed = options
+            .kind
+            .speed(report.simulated_ms, &report.counts, wall_s, runs);
         println!(
-            "seed {number}: {:.1} simulated s in {wall_s:.1} s ({:.0}x), {}, trace {}{}",
-            report.simulated_ms as f64 / 1e3,
-            report.simulated_ms as f64 / 1e3 / wall_s * f64::from(runs),
+            "seed {number}: {speed}, {}, trace {}{}",
             told(&report.counts),
             report.trace_hash,
             if options.twice { " twice" } else { "" },
@@ -216,12 +277,14 @@ pub fn seeds(range: std::ops::Range<u64>, options: &Options) -> anyhow::Result<(
         }
     }
     let wall_s = started.elapsed().as_secs_f64();
-    let simulated_s = total.simulated_ms as f64 / 1e3;
+    let speed = options
+        .kind
+        .speed(total.simulated_ms, &total.counts, wall_s, runs);
     println!(
-        "{} seeds{}: {simulated_s:.0} simulated s in {wall_s:.1} s ({:.0}x), {}",
-        range.end.saturating_sub(range.start),
+        "{} seeds, --seeds {}..{end}{}: {speed}, {}",
+        end - range.start,
+        range.start,
         if options.twice { ", each twice" } else { "" },
-        simulated_s / wall_s * f64::from(runs),
         told(&total.counts),
     );
     if !failed.is_empty() {
@@ -238,6 +301,7 @@ pub fn planted(name: &str, kind: Kind, first: u64, within: u64) -> anyhow::Resul
     let options = Options {
         twice: false,
         trace: false,
+        minutes: None,
         kind,
     };
     let started = Instant::now();

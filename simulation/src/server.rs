@@ -1,7 +1,6 @@
 //! A server's host: the real replica and the real API, over a simulated disk and network.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +18,10 @@ use trireme_state::{Command, Compare, Operation, RangeRequest, Reply, Txn};
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::disk::{Disk, SimulatedEngine};
+use crate::machine::{Installed, Machines, name};
+use crate::operator;
 use crate::record::Record;
+use crate::verdict;
 
 pub const PEER_PORT: u16 = 7000;
 pub const API_PORT: u16 = 6443;
@@ -28,46 +30,16 @@ pub const RAW_PREFIX: &str = "/simulation/";
 /// An idle connection whose client may be gone.
 const IDLE: Duration = Duration::from_secs(10);
 
-pub fn name(id: u64) -> String {
-    format!("server-{id}")
-}
-
-/// What a server needs to start, and start again.
+/// What a machine needs to start its server, and start it again.
 #[derive(Clone)]
 pub struct Server {
-    pub id: u64,
-    pub servers: u64,
-    pub disk: Arc<Disk>,
+    pub machine: u64,
+    pub machines: Machines,
     pub timing: Timing,
+    /// How long what is overwritten can still be read.
+    pub history: Duration,
     pub token_key_pem: String,
     pub record: Record,
-    pub running: Running,
-}
-
-/// The replicas of the servers that run now.
-#[derive(Clone, Default)]
-pub struct Running {
-    replicas: Arc<Mutex<BTreeMap<u64, Arc<Replica>>>>,
-}
-
-impl Running {
-    pub fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Replica>>> {
-        self.replicas
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// The leader of the greatest term, as the servers see themselves.
-    pub fn leader(&self) -> Option<u64> {
-        let replicas = self.lock();
-        let leading = replicas
-            .iter()
-            .map(|(id, replica)| (*replica.leadership().borrow(), *id))
-            .filter(|(leadership, _)| leadership.is_leader);
-        leading
-            .max_by_key(|(leadership, _)| leadership.term)
-            .map(|(_, id)| id)
-    }
 }
 
 /// Dials over the simulated network.
@@ -83,21 +55,14 @@ impl Dial for SimulatedDial {
     }
 }
 
-fn members(servers: u64) -> BTreeMap<u64, Member> {
-    let member = |id| {
-        let name = name(id);
-        let (peer_address, api_address) =
-            (format!("{name}:{PEER_PORT}"), format!("{name}:{API_PORT}"));
-        (
-            id,
-            Member {
-                name,
-                peer_address,
-                api_address,
-            },
-        )
-    };
-    (1..=servers).map(member).collect()
+/// A machine as the membership records it.
+pub fn member(machine: u64) -> Member {
+    let name = name(machine);
+    Member {
+        peer_address: format!("{name}:{PEER_PORT}"),
+        api_address: format!("{name}:{API_PORT}"),
+        name,
+    }
 }
 
 fn no_node_tls() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
@@ -111,27 +76,52 @@ fn no_node_tls() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
 
 /// The server's process, from its start until it is crashed.
 pub async fn run(server: Server) -> turmoil::Result {
+    let (me, disk) = (name(server.machine), server.machines.disk(server.machine));
+    let disk = disk.ok_or("a machine without a disk")?;
+    let refused = disk.refused();
+    let why = match serve(&server).await {
+        Ok(replica) => replica.failed().await,
+        Err(error) => error.to_string(),
+    };
+    // Only a disk that refused a write may end a server.
+    if disk.refused() == refused {
+        server.record.violation(format_args!("{me} failed: {why}"));
+        return Ok(());
+    }
+    server.record.note(&me, format_args!("ends: {why}"));
+    server.machines.ends(server.machine);
+    // Whoever starts it again takes its tasks down first.
+    std::future::pending().await
+}
+
+async fn serve(server: &Server) -> anyhow::Result<Arc<Replica>> {
     let Server {
-        id, record, disk, ..
-    } = server.clone();
-    let me = name(id);
-    record.note(&me, "starts");
+        machine,
+        machines,
+        record,
+        ..
+    } = server;
+    let Some(Installed { id, disk }) = machines.installed(*machine) else {
+        anyhow::bail!("nothing is installed");
+    };
+    record.note(&name(*machine), format_args!("starts as {id}"));
     let replica = Replica::open(ReplicaConfig {
         id,
-        storage: Storage::Engine(Arc::new(SimulatedEngine::open(disk.clone()))),
+        storage: Storage::Engine(Arc::new(SimulatedEngine::open(disk.clone())?)),
         dial: Arc::new(SimulatedDial),
         timing: server.timing.clone(),
         free_space: None,
     })
     .await?;
-    server.running.lock().insert(id, replica.clone());
+    machines.started(*machine, replica.clone());
 
     let peers = TcpListener::bind(("0.0.0.0", PEER_PORT)).await?;
     tokio::task::spawn_local(serve_peers(replica.clone(), peers));
-    tokio::task::spawn_local(watch_leadership(replica.clone(), record.clone()));
+    tokio::task::spawn_local(watch_leadership(replica.clone(), *machine, record.clone()));
     tokio::task::spawn_local(sample(replica.clone(), disk, record.clone()));
     if id == 1 && !replica.is_initialized().await? {
-        replica.initialize(members(server.servers)).await?;
+        let members = (1..=machines.count()).map(|machine| (machine, member(machine)));
+        replica.initialize(members.collect()).await?;
     }
 
     let api = Api::new(ApiConfig {
@@ -148,12 +138,14 @@ pub async fn run(server: Server) -> turmoil::Result {
         limits: Limits::default(),
     })?;
     tokio::task::spawn_local(bootstrap(api.clone(), replica.clone(), record.clone()));
+    tokio::task::spawn_local(trireme_server::compaction::run(
+        replica.clone(),
+        server.history,
+        CancellationToken::new(),
+    ));
     let clients = TcpListener::bind(("0.0.0.0", API_PORT)).await?;
     tokio::task::spawn_local(serve_clients(api, replica.clone(), clients));
-
-    let why = replica.failed().await;
-    record.violation(format_args!("{me} failed: {why}"));
-    Ok(())
+    Ok(replica)
 }
 
 async fn serve_peers(replica: Arc<Replica>, listener: TcpListener) {
@@ -163,7 +155,7 @@ async fn serve_peers(replica: Arc<Replica>, listener: TcpListener) {
     }
 }
 
-async fn watch_leadership(replica: Arc<Replica>, record: Record) {
+async fn watch_leadership(replica: Arc<Replica>, machine: u64, record: Record) {
     let mut leadership = replica.leadership();
     loop {
         let now = *leadership.borrow_and_update();
@@ -171,7 +163,7 @@ async fn watch_leadership(replica: Arc<Replica>, record: Record) {
             record.leads(replica.id(), now.term);
         } else {
             record.note(
-                &name(replica.id()),
+                &name(machine),
                 format_args!("term {} leader {:?}", now.term, now.leader),
             );
         }
@@ -181,7 +173,7 @@ async fn watch_leadership(replica: Arc<Replica>, record: Record) {
     }
 }
 
-/// Notes the state's hash after every batch that this server applies.
+/// Notes the state's hash after every batch that this server applies, and what was written.
 async fn sample(replica: Arc<Replica>, disk: Arc<Disk>, record: Record) {
     let mut last = 0;
     loop {
@@ -191,6 +183,7 @@ async fn sample(replica: Arc<Replica>, disk: Arc<Disk>, record: Record) {
             record.applied(replica.id(), index, state);
             last = index;
         }
+        verdict::note_writes(&record, &disk);
         let next = replica.revision() + 1;
         replica
             .wait_for_revision(next, Duration::from_millis(250))
@@ -212,7 +205,7 @@ async fn bootstrap(api: Arc<Api>, replica: Arc<Replica>, record: Record) {
     while api.ensure_bootstrap().await.is_err() {
         tokio::time::sleep(PAUSE).await;
     }
-    record.note(&name(replica.id()), "bootstrapped");
+    record.note(&format!("id-{}", replica.id()), "bootstrapped");
 }
 
 async fn serve_clients(api: Arc<Api>, replica: Arc<Replica>, listener: TcpListener) {
@@ -239,6 +232,10 @@ async fn answer(
     let Ok(body) = body.collect().await else {
         return text(StatusCode::BAD_REQUEST, "the request was cut".into());
     };
+    if let Some(rest) = head.uri.path().strip_prefix(operator::PREFIX) {
+        let (code, said) = operator::answer(replica, &head.method, rest).await;
+        return text(code, said);
+    }
     if let Some(rest) = head.uri.path().strip_prefix(RAW_PREFIX) {
         let parts: Vec<&str> = rest.split('/').collect();
         return match (&head.method, parts.as_slice()) {

@@ -1,22 +1,24 @@
 //! A world from its first moment to its verdict.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use trireme_raft::Timing;
 use turmoil::Sim;
 
 use crate::client::{self, Client};
 use crate::determinism;
-use crate::disk::{Character, Disk};
-use crate::fault::{Faults, Weights};
+use crate::disk::Disk;
+use crate::fault::Faults;
+use crate::machine::{Machines, name};
+use crate::operator::{self, Operator};
+use crate::plan::{Plan, Reduction};
 use crate::record::Record;
 use crate::runner::Outcome;
-use crate::server::{self, Running, Server, name};
+use crate::server::{self, Server};
 use crate::verdict;
 use crate::watcher::{self, Following};
 
@@ -28,46 +30,13 @@ const HEAL_MS: u64 = 15_000;
 /// The servers' connections, clients' and watchers' included.
 const TCP_CAPACITY: usize = 4096;
 
-/// Everything that the seed decides at the beginning.
-struct Plan {
-    servers: u64,
-    clients: u64,
-    watchers: u64,
-    think_ms: u64,
-    fault_ms: u64,
-    pause_ms: u64,
-    latency_ms: u64,
-    disk: Character,
-    weights: Weights,
-    timing: Timing,
-}
-
-impl Plan {
-    fn choose(random: &mut ChaCha8Rng, restore_leader: bool) -> Plan {
-        let sync_min_us = random.random_range(200..=2_000);
-        Plan {
-            servers: if random.random_bool(0.7) { 3 } else { 5 },
-            clients: random.random_range(3..=6),
-            watchers: 2,
-            think_ms: random.random_range(20..=80),
-            fault_ms: random.random_range(20_000..=40_000),
-            pause_ms: random.random_range(500..=2_500),
-            latency_ms: random.random_range(1..=5),
-            disk: Character {
-                sync_min_us,
-                sync_max_us: sync_min_us + random.random_range(200..=10_000),
-            },
-            weights: Weights::choose(random),
-            timing: Timing {
-                // Few entries kept: who is briefly away often needs a snapshot.
-                snapshot_entries: random.random_range(40..=800),
-                keep_entries: random.random_range(5..=60),
-                restore_leader,
-                ..Timing::simulated()
-            },
-        }
-    }
-}
+/// After healing, a change of the membership that is half done is finished within this.
+const CHANGE_MS: u64 = 30_000;
+/// With all disks full: when refusals have come through to everybody, and how long is looked then.
+const FULL_SETTLE_MS: u64 = 2_500;
+const FULL_LOOK_MS: u64 = 2_000;
+/// Once there is room again, writes are acknowledged within this.
+const ROOM_MS: u64 = 5_000;
 
 struct World<'a> {
     sim: Sim<'a>,
@@ -89,42 +58,100 @@ impl World<'_> {
                 return false;
             }
             determinism::set_elapsed_ns(self.sim.elapsed().as_nanos() as u64);
+            let now_ms = self.now_ms();
             if faulty {
-                let now_ms = self.now_ms();
                 self.faults.step(now_ms, &mut self.sim);
             }
+            self.faults.supervise(now_ms, &mut self.sim);
             if done() {
                 return true;
             }
         }
         false
     }
+
+    /// All disks are full for a while and nothing else is wrong: writes are refused and say why, reads go on,
+    /// and with the room the writes come back.
+    fn fill_disks(&mut self, machines: &Machines, room_bytes: u64) {
+        self.record.fault(
+            "full",
+            format_args!("fill all disks, leaving {room_bytes} bytes"),
+        );
+        for (_, disk) in machines.disks() {
+            disk.fill(u64::MAX, room_bytes);
+        }
+        self.until(FULL_SETTLE_MS, false, || false);
+        let counts = |record: &Record| {
+            let recorded = record.lock();
+            (recorded.writes, recorded.reads, recorded.disk_full)
+        };
+        let record = self.record.clone();
+        let (writes, reads, refusals) = counts(&record);
+        self.until(FULL_LOOK_MS, false, || false);
+        let (writes_then, reads_then, refusals_then) = counts(&record);
+        if writes_then > writes {
+            record.violation(format_args!(
+                "{} writes were acknowledged while all disks were full",
+                writes_then - writes
+            ));
+        }
+        if reads_then == reads {
+            record.violation("no read was answered while the disks were full");
+        }
+        if refusals_then == refusals {
+            record.violation("no write was refused with the words that a disk is full");
+        }
+        self.record
+            .note("fault", "there is room on all disks again");
+        for (_, disk) in machines.disks() {
+            disk.heal();
+        }
+        if !self.until(ROOM_MS, false, || record.lock().writes > writes_then) {
+            record.violation(format_args!(
+                "no write was acknowledged within {ROOM_MS} ms of room on the disks"
+            ));
+        }
+    }
 }
 
 /// Hosts that the clients share: each host costs its part of every step, and the links grow with
 /// their square.
 const CLIENT_HOSTS: u64 = 2;
+const OPERATOR_HOST: &str = "operator";
 /// Steps between two looks at whether the servers are the same, for a look hashes whole states.
 const LOOK_STEPS: u64 = 20;
 
-/// One leader whom all follow, and the same state at the same index.
-fn converged(running: &Running, servers: u64) -> bool {
-    let replicas = running.lock();
-    if replicas.len() as u64 != servers {
+/// One leader whom all follow, all voters and nobody else, and the same state at the same index.
+fn converged(machines: &Machines) -> bool {
+    let replicas = machines.running();
+    if replicas.len() as u64 != machines.count() {
         return false;
     }
-    let statuses: Vec<_> = replicas.values().map(|replica| replica.status()).collect();
+    let statuses: Vec<_> = replicas
+        .iter()
+        .map(|(_, replica)| replica.status())
+        .collect();
     let first = &statuses[0];
+    let installed: Vec<u64> = {
+        let mut ids: Vec<u64> = machines.installed_ids().into_values().collect();
+        ids.sort_unstable();
+        ids
+    };
     if first.leader.is_none()
         || statuses.iter().any(|status| {
             (status.leader, status.term, status.applied_index)
                 != (first.leader, first.term, first.applied_index)
                 || status.last_log_index != status.applied_index
+                || status.voters != installed
+                || status.members.len() != installed.len()
         })
     {
         return false;
     }
-    let digests: Vec<_> = replicas.values().map(|replica| replica.digest()).collect();
+    let digests: Vec<_> = replicas
+        .iter()
+        .map(|(_, replica)| replica.digest())
+        .collect();
     digests
         .iter()
         .all(|digest| digest.is_ok() && *digest == digests[0])
@@ -146,18 +173,12 @@ async fn visit(clients: Vec<Client>, watchers: Vec<Following>) -> turmoil::Resul
 }
 
 /// Must be called on a fresh thread of a process that runs nothing else.
-pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
+pub fn run(seed: u64, restore_leader: bool, reduction: &Reduction) -> anyhow::Result<Outcome> {
     determinism::begin(seed);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let plan = Plan::choose(&mut random, restore_leader);
+    let plan = Plan::choose(&mut random, restore_leader, reduction);
     let record = Record::default();
-    record.note(
-        "world",
-        format_args!(
-            "seed {seed}: {} servers, {} clients, disk {:?}, latency {} ms, pause {} ms, {:?}",
-            plan.servers, plan.clients, plan.disk, plan.latency_ms, plan.pause_ms, plan.weights
-        ),
-    );
+    record.note("world", format_args!("seed {seed}: {plan:?}"));
 
     let latency = Duration::from_millis(plan.latency_ms);
     let mut sim = turmoil::Builder::new()
@@ -169,34 +190,33 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
         .tcp_capacity(TCP_CAPACITY)
         .enable_random_order()
         .build();
-    let running = Running::default();
+    let machines = Machines::default();
     let token_key_pem = rcgen::KeyPair::generate()?.serialize_pem();
-    let mut disks = BTreeMap::new();
     let mut hosts = Vec::new();
-    for id in 1..=plan.servers {
-        let disk = Disk::new(random.random(), plan.disk);
-        disks.insert(id, disk.clone());
+    for machine in 1..=plan.servers {
+        machines.install(machine, machine, Disk::new(random.random(), plan.disk));
+    }
+    for machine in 1..=plan.servers {
         let server = Server {
-            id,
-            servers: plan.servers,
-            disk,
+            machine,
+            machines: machines.clone(),
             timing: plan.timing.clone(),
+            history: plan.history,
             token_key_pem: token_key_pem.clone(),
             record: record.clone(),
-            running: running.clone(),
         };
-        hosts.push(name(id));
-        sim.host(name(id), move || server::run(server.clone()));
+        hosts.push(name(machine));
+        sim.host(name(machine), move || server::run(server.clone()));
     }
     let faults = Faults::new(
-        ChaCha8Rng::seed_from_u64(random.random()),
+        random.random(),
         plan.weights,
         plan.pause_ms,
         latency,
-        Vec::new(),
-        disks.clone(),
-        running.clone(),
+        plan.disk,
+        machines.clone(),
         record.clone(),
+        reduction.only_faults.clone().map(|only| only.0),
     );
     let mut world = World {
         sim,
@@ -205,12 +225,29 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     };
 
     if !world.until(START_MS, false, || {
-        running.lock().len() as u64 == plan.servers && running.leader().is_some()
+        machines.running().len() as u64 == plan.servers && machines.leader().is_some()
     }) {
         record.violation(format_args!("no leader within {START_MS} ms of the start"));
     }
     let stop = Arc::new(AtomicBool::new(false));
     let last_revision = Arc::new(AtomicU64::new(u64::MAX));
+    let (no_more_changes, settled) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(true)),
+    );
+    if plan.change_ms > 0 {
+        settled.store(false, Ordering::Relaxed);
+        let operator = Operator {
+            seed: random.random(),
+            machines: machines.clone(),
+            pause_ms: plan.change_ms,
+            record: record.clone(),
+            stop: no_more_changes.clone(),
+            settled: settled.clone(),
+        };
+        world.sim.client(OPERATOR_HOST, operator::run(operator));
+        hosts.push(OPERATOR_HOST.to_owned());
+    }
     for site in 1..=CLIENT_HOSTS {
         let of_site = |id: &u64| id % CLIENT_HOSTS + 1 == site;
         let mut clients = Vec::new();
@@ -230,6 +267,7 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
                 id,
                 servers: plan.servers,
                 seed: random.random(),
+                history: plan.history,
                 record: record.clone(),
                 last_revision: last_revision.clone(),
             });
@@ -247,6 +285,12 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     let World { sim, faults, .. } = &mut world;
     faults.heal(sim);
 
+    no_more_changes.store(true, Ordering::Relaxed);
+    if !world.until(CHANGE_MS, false, || settled.load(Ordering::Relaxed)) {
+        record.violation(format_args!(
+            "a change of the membership was not finished within {CHANGE_MS} ms of healing"
+        ));
+    }
     let before = record.lock().writes;
     if !world.until(HEAL_MS, false, || {
         record.lock().writes > before + 10 * plan.clients
@@ -255,12 +299,16 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
             "writes were not acknowledged again within {HEAL_MS} ms of healing"
         ));
     }
+    if plan.full_disks {
+        let room_bytes = random.random_range(4 << 20..60 << 20);
+        world.fill_disks(&machines, room_bytes);
+    }
     stop.store(true, Ordering::Relaxed);
     // A client that is in an operation ends after it, and what it left is applied or given up.
     let mut steps = 0;
     let mut look = || {
         steps += 1;
-        steps % LOOK_STEPS == 0 && converged(&running, plan.servers)
+        steps % LOOK_STEPS == 0 && converged(&machines)
     };
     if !world.until(HEAL_MS, false, &mut look) {
         record.violation(format_args!(
@@ -273,8 +321,7 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     if !world.until(HEAL_MS, false, look) {
         record.violation("the servers came apart again without load");
     }
-    let stored = verdict::stored(&disks[&1])?;
-    last_revision.store(stored.newest_config_map(), Ordering::Relaxed);
+    last_revision.store(verdict::newest_config_map(&record), Ordering::Relaxed);
     let clients = plan.watchers as usize;
     if !world.until(HEAL_MS, false, || record.lock().watchers.len() >= clients) {
         record.violation(format_args!(
@@ -283,7 +330,8 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
     }
 
     let simulated_ms = world.now_ms();
-    verdict::check(&record, &stored);
+    let disk = machines.disk(1).context("machine 1 has a disk")?;
+    verdict::check(&record, &verdict::stored(&disk)?);
     let recorded = std::mem::take(&mut *record.lock());
     Ok(Outcome {
         trace: recorded.trace,
@@ -291,14 +339,16 @@ pub fn run(seed: u64, restore_leader: bool) -> anyhow::Result<Outcome> {
         counts: vec![
             ("servers", plan.servers),
             ("faults", recorded.faults.values().sum()),
-            (
-                "snapshots installed",
-                disks.values().map(|disk| disk.installed()).sum(),
-            ),
+            ("snapshots installed", machines.snapshots_installed()),
+            ("servers replaced", recorded.replaced),
+            ("leaders moved", recorded.transfers),
             ("writes acknowledged", recorded.writes),
             ("unknown", recorded.unknown),
             ("reads", recorded.reads),
             ("events watched", recorded.watched),
+            ("lists", recorded.listings.len() as u64),
+            ("met compaction", recorded.expired),
+            ("refused by full disks", recorded.disk_full),
         ],
         violations: recorded.violations,
     })

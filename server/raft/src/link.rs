@@ -45,8 +45,18 @@ impl fmt::Display for NotSent {
 
 impl Error for NotSent {}
 
+/// Names, in a request, the server that it is meant for. Another may answer at its address: one that came with a
+/// wiped disk and a new id, of which the sender has not heard. Did that one answer for its predecessor, it would
+/// have promised what the predecessor promised otherwise.
+pub const ADDRESSEE: &str = "trireme-server-id";
+/// The code of the refusal to answer for another server.
+pub const MISADDRESSED: tonic::Code = tonic::Code::FailedPrecondition;
+
 /// Whether a failed call certainly never reached the peer.
 pub fn not_sent(status: &tonic::Status) -> bool {
+    if status.code() == MISADDRESSED {
+        return true;
+    }
     let mut cause = status.source();
     while let Some(error) = cause {
         if error.is::<NotSent>() {
@@ -256,8 +266,9 @@ impl tower_service::Service<http::Request<Body>> for Connection {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let link = self.0.clone();
+        request.headers_mut().insert(ADDRESSEE, link.id.into());
         Box::pin(async move {
             let mut sender = link.sender().await?;
             if let Err(error) = sender.ready().await {

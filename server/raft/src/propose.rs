@@ -60,20 +60,34 @@ impl Core {
     }
 
     fn no_leader(&self, why: String) -> ProposeError {
-        if self.stop.is_cancelled() {
-            ProposeError::Stopped("shutting down".into())
-        } else {
-            ProposeError::NoLeader(why)
+        match self.ended() {
+            Some(why) => ProposeError::Stopped(why.into()),
+            None => ProposeError::NoLeader(why),
         }
     }
 
-    /// Waits for news of a leader, or a little; false when there is no time left.
+    /// Why there will be no leader any more, as far as this replica is concerned.
+    fn ended(&self) -> Option<&'static str> {
+        if self.stop.is_cancelled() {
+            return Some("shutting down");
+        }
+        // Nobody tells of leaders any more.
+        let raft_ended = self.leadership.has_changed().is_err();
+        raft_ended.then_some("Raft has ended, as after a failed write to the disk")
+    }
+
+    /// Waits for news of a leader, or a little; false when there is no time left, or nothing to wait for.
     async fn pause_before(&self, deadline: Instant) -> bool {
         let mut leadership = self.leadership.clone();
         leadership.mark_unchanged();
         tokio::select! {
             () = self.stop.cancelled() => return false,
-            _ = tokio::time::timeout(RETRY_PAUSE, leadership.changed()) => {}
+            news = tokio::time::timeout(RETRY_PAUSE, leadership.changed()) => {
+                // An end is no news to come back with at once, again and again.
+                if matches!(news, Ok(Err(_))) {
+                    return false;
+                }
+            }
         }
         Instant::now() < deadline
     }
@@ -247,10 +261,9 @@ impl Core {
                 }
             };
             if !self.pause_before(deadline).await {
-                return Err(if self.stop.is_cancelled() {
-                    ReadError::Stopped("shutting down".into())
-                } else {
-                    ReadError::NoLeader(why)
+                return Err(match self.ended() {
+                    Some(why) => ReadError::Stopped(why.into()),
+                    None => ReadError::NoLeader(why),
                 });
             }
         }

@@ -13,7 +13,7 @@ use trireme_proto::raft::{Payload, SnapshotChunk};
 
 use crate::dial::PeerStream;
 use crate::entry::Types;
-use crate::link::MAX_MESSAGE_BYTES;
+use crate::link::{ADDRESSEE, MAX_MESSAGE_BYTES, MISADDRESSED};
 use crate::machine::Snapshot;
 use crate::message::{ChangeMessage, ProposeMessage, SnapshotHeader, VoteMessage, parse, payload};
 use crate::replica::Core;
@@ -31,6 +31,22 @@ impl RaftService {
     }
 }
 
+impl RaftService {
+    /// Refuses what is meant for another server that was at this address. A server of a version that named no
+    /// addressee is answered.
+    fn addressed<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let Some(addressee) = request.metadata().get(ADDRESSEE) else {
+            return Ok(());
+        };
+        let id = self.core.id.to_string();
+        if addressee.as_bytes() == id.as_bytes() {
+            return Ok(());
+        }
+        let why = format!("meant for server {addressee:?}, and this is server {id}");
+        Err(Status::new(MISADDRESSED, why))
+    }
+}
+
 fn internal(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
 }
@@ -42,6 +58,7 @@ impl Raft for RaftService {
     type AppendStream = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
 
     async fn vote(&self, request: Request<Payload>) -> Answer {
+        self.addressed(&request)?;
         let answer = match parse(request.get_ref())? {
             VoteMessage::Vote(vote) => self.core.raft.vote(vote).await,
             VoteMessage::PreVote(vote) => self.core.raft.pre_vote(vote).await,
@@ -50,6 +67,7 @@ impl Raft for RaftService {
     }
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Answer {
+        self.addressed(&request)?;
         let message: TransferLeaderRequest<Types> = parse(request.get_ref())?;
         let answer = self
             .core
@@ -64,6 +82,7 @@ impl Raft for RaftService {
         &self,
         request: Request<Streaming<Payload>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
+        self.addressed(&request)?;
         let core = self.core.clone();
         let refused = Arc::new(AtomicBool::new(false));
         let refuse = refused.clone();
@@ -101,6 +120,7 @@ impl Raft for RaftService {
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
+        self.addressed(&request)?;
         if self.core.space.low() {
             return Err(Status::resource_exhausted("disk full"));
         }
@@ -134,17 +154,20 @@ impl Raft for RaftService {
     }
 
     async fn propose(&self, request: Request<Payload>) -> Answer {
+        self.addressed(&request)?;
         let message: ProposeMessage = parse(request.get_ref())?;
         let answer = self.core.propose_as_leader(message.command).await;
         Ok(Response::new(payload(&answer)?))
     }
 
-    async fn read_index(&self, _request: Request<Payload>) -> Answer {
+    async fn read_index(&self, request: Request<Payload>) -> Answer {
+        self.addressed(&request)?;
         let answer = self.core.read_index_as_leader().await;
         Ok(Response::new(payload(&answer)?))
     }
 
     async fn change(&self, request: Request<Payload>) -> Answer {
+        self.addressed(&request)?;
         let message: ChangeMessage = parse(request.get_ref())?;
         let answer = self.core.change_as_leader(message).await;
         Ok(Response::new(payload(&answer)?))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fleet::{Fleet, LIMIT, create, prefix, put, txn, until, value};
-use trireme_raft::{Replica, Timing, WatchBatch};
+use trireme_raft::{Member, ProposeError, Replica, Timing, WatchBatch};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_dies_and_nothing_is_lost() {
@@ -147,6 +147,41 @@ async fn members_come_and_go() {
         "{refused}"
     );
     fleet.converged().await;
+}
+
+/// A server that comes back with an empty disk under a new id neither votes nor takes entries for the one that was
+/// at its address: that would be a second promise of the same member.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_answers_for_a_predecessor_at_the_same_address() {
+    let mut fleet = Fleet::of_three(Timing {
+        propose_ms: 2_000,
+        ..Timing::default()
+    })
+    .await;
+    fleet.at(1).propose(put("/a", "1")).await.unwrap();
+    fleet.converged().await;
+    fleet.kill_all().await;
+    for (predecessor, id) in [(2, 4), (3, 5)] {
+        let address = fleet.members[&predecessor].peer_address.clone();
+        let member = Member {
+            name: format!("s{id}"),
+            peer_address: address,
+            api_address: String::new(),
+        };
+        fleet.members.insert(id, member);
+        fleet.start(id).await;
+    }
+    fleet.start(1).await;
+    let refused = fleet.at(1).propose(put("/a", "2")).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NoLeader(_)), "{refused}");
+    assert_eq!(fleet.at(4).status().last_log_index, 0);
+
+    // With one of its own fellows it leads again.
+    fleet.kill(4).await;
+    fleet.start(2).await;
+    fleet.at(1).propose(put("/a", "3")).await.unwrap();
+    assert_eq!(value(fleet.at(2), "/a").unwrap(), "3");
+    fleet.kill_all().await;
 }
 
 /// Follows a watch through as many batches as it has events to see.

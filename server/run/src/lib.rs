@@ -13,7 +13,7 @@
 pub mod authority;
 mod bootstrap;
 mod cluster;
-mod compaction;
+pub mod compaction;
 mod conditions;
 mod control;
 mod directory;

@@ -1,76 +1,12 @@
 //! The state machine beside a naive one that keeps every revision whole.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use proptest::prelude::*;
+use trireme_reference::store::Naive;
 use trireme_state::{
-    Command, Compare, EventKind, MemoryView, Operation, OperationResult, RangeError, RangeRequest,
-    Reply, Revision, Transition, Txn, apply, digest, events, meta, range,
+    Command, Compare, MemoryView, Operation, OperationResult, Reply, Transition, Txn, apply,
+    digest, meta,
 };
-
-/// key → (value, create revision, mod revision, version)
-type State = BTreeMap<Bytes, (Bytes, Revision, Revision, u64)>;
-
-/// Every revision, whole.
-struct Naive {
-    revisions: Vec<State>,
-    compacted: Revision,
-}
-
-impl Naive {
-    fn new() -> Self {
-        Naive {
-            // An empty store is at revision 1.
-            revisions: vec![State::new(), State::new()],
-            compacted: 0,
-        }
-    }
-
-    fn revision(&self) -> Revision {
-        self.revisions.len() as Revision - 1
-    }
-
-    fn newest(&self) -> &State {
-        &self.revisions[self.revisions.len() - 1]
-    }
-
-    fn apply(&mut self, command: &Command) {
-        match command {
-            Command::Compact { revision } => {
-                if *revision <= self.revision() {
-                    self.compacted = self.compacted.max(*revision);
-                }
-            }
-            Command::Txn(txn) => {
-                let holds = txn.compare.iter().all(|compare| match compare {
-                    Compare::ModRevision { key, equals } => {
-                        self.newest().get(key).map_or(0, |entry| entry.2) == *equals
-                    }
-                    Compare::Exists { key } => self.newest().contains_key(key),
-                });
-                let next = self.revision() + 1;
-                let mut state = self.newest().clone();
-                let mut changed = false;
-                for operation in if holds { &txn.success } else { &txn.failure } {
-                    match operation {
-                        Operation::Get { .. } => {}
-                        Operation::Put { key, value } => {
-                            let (created, version) =
-                                state.get(key).map_or((next, 1), |old| (old.1, old.3 + 1));
-                            state.insert(key.clone(), (value.clone(), created, next, version));
-                            changed = true;
-                        }
-                        Operation::Delete { key } => changed |= state.remove(key).is_some(),
-                    }
-                }
-                if changed {
-                    self.revisions.push(state);
-                }
-            }
-        }
-    }
-}
 
 /// Few keys, some with zero bytes and common prefixes, so that they meet.
 fn key() -> impl Strategy<Value = Bytes> {
@@ -117,99 +53,13 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-fn all(revision: Option<Revision>, limit: usize) -> RangeRequest {
-    RangeRequest {
-        start: Bytes::from_static(b"a"),
-        end: Bytes::from_static(b"z"),
-        revision,
-        limit,
-        keys_only: false,
-    }
-}
-
-fn check(view: &MemoryView, naive: &Naive) -> Result<(), TestCaseError> {
-    let meta = meta(view).unwrap();
-    prop_assert_eq!(meta.revision, naive.revision());
-    prop_assert_eq!(meta.compacted, naive.compacted);
-    for (revision, state) in naive.revisions.iter().enumerate() {
-        let revision = revision as Revision;
-        let found = range(view, &all(Some(revision), 0));
-        if revision < naive.compacted {
-            let compacted = RangeError::Compacted {
-                requested: revision,
-                oldest: naive.compacted,
-            };
-            prop_assert_eq!(found, Err(compacted));
-            continue;
-        }
-        let found: State = found
-            .unwrap()
-            .kvs
-            .into_iter()
-            .map(|kv| {
-                (
-                    kv.key,
-                    (kv.value, kv.create_revision, kv.mod_revision, kv.version),
-                )
-            })
-            .collect();
-        prop_assert_eq!(&found, state, "at revision {}", revision);
-        for (key, entry) in state {
-            let one = RangeRequest {
-                start: key.clone(),
-                revision: Some(revision),
-                ..RangeRequest::default()
-            };
-            let one = range(view, &one).unwrap();
-            prop_assert_eq!(&one.kvs[0].value, &entry.0);
-        }
-        let page = range(view, &all(Some(revision), 2)).unwrap();
-        prop_assert_eq!(page.kvs.len(), state.len().min(2));
-        prop_assert_eq!(page.more, state.len() > 2);
-        prop_assert_eq!(page.remaining, state.len().saturating_sub(2) as u64);
-    }
-    // Replaying the events from any readable revision gives the newest state.
-    for after in naive.compacted..=naive.revision() {
-        let mut state = naive.revisions[after as usize].clone();
-        let mut at = after;
-        loop {
-            let page = events(view, b"a", b"z", at, 3).unwrap();
-            for happened in page.revisions {
-                for event in happened.events {
-                    let previous = state.get(&event.kv.key).map(|old| old.0.clone());
-                    prop_assert_eq!(event.previous.map(|kv| kv.value), previous);
-                    prop_assert_eq!(event.kv.mod_revision, happened.revision);
-                    match event.kind {
-                        EventKind::Delete => {
-                            state.remove(&event.kv.key);
-                        }
-                        EventKind::Put => {
-                            let kv = event.kv;
-                            let entry = (kv.value, kv.create_revision, kv.mod_revision, kv.version);
-                            state.insert(kv.key, entry);
-                        }
-                    }
-                }
-                prop_assert_eq!(&state, &naive.revisions[happened.revision as usize]);
-            }
-            if page.through >= page.newest {
-                break;
-            }
-            prop_assert!(page.through > at);
-            at = page.through;
-        }
-        prop_assert_eq!(&state, naive.newest());
-    }
-    Ok(())
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn agrees_with_the_naive_model(commands in prop::collection::vec(command(), 0..60)) {
         let mut view = MemoryView::new();
-        let mut naive = Naive::new();
+        let mut naive = Naive::default();
         for command in &commands {
             let applied = apply(&view, command).unwrap();
             view.write(applied.mutations);
@@ -220,7 +70,7 @@ proptest! {
                 prop_assert_eq!(reply.revision, naive.revision());
             }
         }
-        check(&view, &naive)?;
+        prop_assert_eq!(naive.compare(&view, b"a", b"z"), Ok(()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use trireme_model::kinds;
 
-use crate::world::World;
+use trireme_reference::cluster::World;
 
 fn node(name: &str, address: &str, ready: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {},

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use trireme_decide::ObjectKey;
 use trireme_model::kinds;
 
-use crate::world::{World, at};
+use trireme_reference::cluster::{World, at};
 
 fn cluster(seed: u64, replicas: i32) -> World {
     let mut world = World::new(seed);

@@ -10,4 +10,3 @@ mod roles;
 mod rollout;
 mod scheduling;
 mod throughput;
-mod world;

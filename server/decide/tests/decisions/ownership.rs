@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use trireme_decide::ObjectKey;
 use trireme_model::kinds;
 
-use crate::world::{World, at};
+use trireme_reference::cluster::{World, at};
 
 fn cluster(seed: u64) -> World {
     let mut world = World::new(seed);

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use trireme_model::kinds;
 
-use crate::world::{World, at};
 use trireme_decide::ObjectKey;
+use trireme_reference::cluster::{World, at};
 
 fn replica_set(name: &str, replicas: i32) -> Value {
     json!({
@@ -78,7 +78,7 @@ fn surplus_pods_go_in_kubernetes_order() {
     let cheap = world
         .active_pods()
         .into_iter()
-        .find(|it| crate::world::is_ready(it))
+        .find(|it| trireme_reference::cluster::is_ready(it))
         .unwrap();
     let cheap = cheap["metadata"]["name"].as_str().unwrap().to_owned();
     world.edit(kinds::POD, &cheap, |it| {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use trireme_decide::ObjectKey;
 use trireme_model::kinds;
 
-use crate::world::World;
+use trireme_reference::cluster::World;
 
 fn role(name: &str, labels: Value, resources: &[&str]) -> Value {
     let rules: Vec<Value> = resources

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use trireme_model::kinds;
 
-use crate::world::{World, at};
+use trireme_reference::cluster::invariants::{Bounds, within_bounds};
+use trireme_reference::cluster::{World, at};
 
 fn rolling(surge: Value, unavailable: Value) -> Value {
     json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})
@@ -264,27 +265,14 @@ fn a_name_taken_by_another_template_is_counted_as_a_collision() {
     world.assert_fixpoint();
 }
 
-/// Sizes, pods and readiness against the bounds, at one moment.
+/// At one moment.
 fn check_bounds(world: &World, replicas: i64, surge: i64, unavailable: i64) {
-    let sizes: i64 = world
-        .all(kinds::REPLICA_SET)
-        .iter()
-        .map(|set| set["spec"]["replicas"].as_i64().unwrap())
-        .sum();
-    assert!(
-        sizes <= replicas + surge,
-        "{sizes} wanted of {replicas} + {surge}"
-    );
-    let active = world.active_pods().len() as i64;
-    assert!(
-        active <= replicas + surge,
-        "{active} pods of {replicas} + {surge}"
-    );
-    let ready = world.ready_pods() as i64;
-    assert!(
-        ready >= replicas - unavailable,
-        "{ready} ready of {replicas} - {unavailable}"
-    );
+    let bounds = Bounds {
+        replicas,
+        surge,
+        unavailable,
+    };
+    assert_eq!(within_bounds(world, "web", bounds), Ok(()));
 }
 
 proptest! {

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use trireme_decide::{Action, Change, ObjectKey, Plan, View, schedule};
 use trireme_model::kinds;
 
-use crate::world::{World, at};
+use trireme_reference::cluster::World;
+use trireme_reference::cluster::invariants::{bound_once, not_overcommitted};
 
 fn node(name: &str, extra: Value) -> Value {
     let mut node = json!({
@@ -491,19 +492,8 @@ proptest! {
             }
         }
         world.settle();
-        prop_assert!(world.binds.values().all(|count| *count == 1));
-        for node in world.all(kinds::NODE) {
-            let name = at(node, "/metadata/name");
-            let cpu: i64 = at(node, "/status/allocatable/cpu").as_str().unwrap().parse().unwrap();
-            let used: i64 = world
-                .active_pods()
-                .iter()
-                .filter(|pod| pod["spec"]["nodeName"] == name)
-                .map(|pod| at(pod, "/spec/containers/0/resources/requests/cpu"))
-                .map(|cpu| cpu.as_str().unwrap().trim_end_matches('m').parse::<i64>().unwrap())
-                .sum();
-            prop_assert!(used <= cpu * 1000, "{} millicores on {} of {}", used, name, cpu);
-        }
+        prop_assert_eq!(bound_once(&world), Ok(()));
+        prop_assert_eq!(not_overcommitted(&world), Ok(()));
         world.assert_fixpoint();
     }
 }
