@@ -8,7 +8,7 @@ use std::task::{Context as Task, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, DATE, HOST, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use trireme_proxy_decide::config::HttpProtocol;
@@ -80,8 +80,9 @@ fn decide<T>(http: &HttpConnection, then: impl FnOnce(&mut Context<'_>) -> T) ->
     })
 }
 
-/// The request's head as decisions see it. The authority is taken out of `host`, or out of an absolute target.
-fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
+/// The head of an HTTP/1.1 request as decisions see it. The authority is taken out of `host`, or out of an absolute
+/// target.
+pub fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
     let mut headers = request.headers;
     if headers
         .get(UPGRADE)
@@ -440,10 +441,9 @@ fn forwarded(mut running: Box<Running>) -> Reply {
 }
 
 /// Answers a request.
-pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
+pub async fn handle(http: Rc<HttpConnection>, head: RequestHead, body: Body) -> Reply {
     http.began();
-    let (parts, body) = request.into_parts();
-    let mut head = head_of(parts, http.downstream.tls);
+    let mut head = head;
     let source = http.inbound_peer(&mut head.headers);
     let ended = body.is_end_stream();
     let mut effects = Vec::with_capacity(4);
