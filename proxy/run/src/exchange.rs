@@ -440,8 +440,12 @@ fn forwarded(mut running: Box<Running>) -> Reply {
     }
 }
 
-/// Answers a request.
-pub async fn handle(http: Rc<HttpConnection>, head: RequestHead, body: Body) -> Reply {
+/// Answers a request. It begins at once, so that what waits is small: a connection may have many of them.
+pub fn handle(
+    http: Rc<HttpConnection>,
+    head: RequestHead,
+    body: Body,
+) -> impl Future<Output = Reply> + use<> {
     http.began();
     let mut head = head;
     let source = http.inbound_peer(&mut head.headers);
@@ -457,7 +461,7 @@ pub async fn handle(http: Rc<HttpConnection>, head: RequestHead, body: Body) -> 
         let limit = limit.unwrap_or(http.buffer_limit).min(MAX_RECORDED_BYTES);
         Recorder::new(body, limit)
     });
-    let mut running = Box::new(Running {
+    let running = Box::new(Running {
         deadline: http.take_deadline(),
         exchange,
         effects,
@@ -478,6 +482,10 @@ pub async fn handle(http: Rc<HttpConnection>, head: RequestHead, body: Body) -> 
         finished: false,
         http,
     });
+    answered(running, ended)
+}
+
+async fn answered(mut running: Box<Running>, ended: bool) -> Reply {
     let answer = std::future::poll_fn(|task| {
         let answer = running.poll_answer(task);
         if ended {
