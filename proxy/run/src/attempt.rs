@@ -1,7 +1,6 @@
 //! One attempt: a connection from the pool, the request on it, and the head of the response.
 
 use std::any::Any;
-use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,24 +8,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
-use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use trireme_proxy_decide::head::RequestHead;
 use trireme_proxy_decide::retry::Broken;
 use trireme_proxy_decide::upstream::{ClusterState, Lease as Place};
 
 use crate::body::Body;
 use crate::h1::client::{self, SendError};
+use crate::h2::{self, Lost};
 use crate::net::{Local, Stream};
-use crate::pool::{HostPool, Lease, PoolError};
+use crate::pool::{HostPool, Lease, PoolError, StreamSlot};
 
 /// A request refused by a connection that was going away goes to another so often. Nothing of it was sent.
 const MAX_MOVES: u32 = 2;
-
-/// Keep-alive and Proxy-Connection are hop by hop, too.
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// A response whose body follows.
 pub struct Received {
@@ -57,7 +51,8 @@ enum Stage {
     Acquiring(Local<'static, Result<(Lease, Place), PoolError>>),
     Attached(Lease),
     Http1(client::Sending),
-    Http2(Local<'static, Result<Received, Failure>>),
+    Http2(h2::client::Sending, Option<StreamSlot>),
+    Moved(Local<'static, Result<Received, Failure>>),
     Over,
 }
 
@@ -125,14 +120,14 @@ impl Attempt {
                 Stage::Http1(client::send(connection, head, extra, body, Some(home)))
             }
             Stage::Attached(Lease::Http2(sender, slot)) => {
-                let lease = Lease::Http2(sender, slot);
-                match request(head, extra, body, self.pool.dialer.tls.is_some()) {
-                    Ok(request) => {
-                        let sending =
-                            over_http2(self.pool.clone(), self.cluster.clone(), lease, request);
-                        Stage::Http2(Box::pin(sending))
+                let https = self.pool.dialer.tls.is_some();
+                match sender.send(head, https, extra, body) {
+                    Ok(sending) => Stage::Http2(sending, Some(slot)),
+                    Err(body) => {
+                        let extra = extra.map(|(name, value)| (name.clone(), value.clone()));
+                        let (pool, cluster) = (self.pool.clone(), self.cluster.clone());
+                        Stage::Moved(Box::pin(moved(pool, cluster, head.clone(), extra, body)))
                     }
-                    Err(failure) => Stage::Http2(Box::pin(std::future::ready(Err(failure)))),
                 }
             }
             other => other,
@@ -177,7 +172,21 @@ impl Attempt {
                     })
                 }
             },
-            Stage::Http2(sending) => match sending.as_mut().poll(context) {
+            Stage::Http2(sending, slot) => match Pin::new(sending).poll(context) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(result) => {
+                    let slot = slot.take();
+                    self.stage = Stage::Over;
+                    Poll::Ready(match (result, slot) {
+                        (Ok(response), Some(slot)) => {
+                            Progress::Head(Box::new(received(response, slot)))
+                        }
+                        (Ok(_), None) => Progress::Failed(Failure::Client),
+                        (Err(error), _) => Progress::Failed(broken(error)),
+                    })
+                }
+            },
+            Stage::Moved(sending) => match sending.as_mut().poll(context) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(result) => {
                     self.stage = Stage::Over;
@@ -192,105 +201,61 @@ impl Attempt {
     }
 }
 
-/// The request as HTTP/2 has it.
-fn request(
-    head: &RequestHead,
-    extra: Option<(&HeaderName, &HeaderValue)>,
-    body: Body,
-    tls: bool,
-) -> Result<Request<Body>, Failure> {
-    let malformed = |what: String| Failure::Broken(Broken::ProtocolError, what);
-    let authority = Authority::try_from(head.authority.as_bytes())
-        .map_err(|error| malformed(format!("authority: {error}")))?;
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if tls || head.https {
-        Scheme::HTTPS
-    } else {
-        Scheme::HTTP
-    });
-    parts.authority = Some(authority);
-    parts.path_and_query = Some(head.path.clone());
-    let uri = Uri::from_parts(parts).map_err(|error| malformed(error.to_string()))?;
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_2;
-    let mut headers = head.headers.clone();
-    for name in [
-        &CONNECTION,
-        &TRANSFER_ENCODING,
-        &UPGRADE,
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-    ] {
-        headers.remove(name);
+/// What the end of an HTTP/2 stream means for an attempt.
+fn broken(error: h2::client::SendError) -> Failure {
+    let lost = match error {
+        h2::client::SendError::Request => return Failure::Client,
+        h2::client::SendError::Lost(lost) => lost,
+    };
+    match lost {
+        Lost::Refused => Failure::Broken(Broken::RemoteRefusedStream, String::new()),
+        Lost::Reset(_) => Failure::Broken(Broken::RemoteReset, String::new()),
+        Lost::Protocol(what) => Failure::Broken(Broken::ProtocolError, what.to_owned()),
+        Lost::Connection(_) => Failure::Broken(Broken::ConnectionTermination, String::new()),
     }
-    if let Some((name, value)) = extra {
-        headers.insert(name.clone(), value.clone());
-    }
-    *request.headers_mut() = headers;
-    Ok(request)
 }
 
-/// What HTTP/2's error means for an attempt.
-fn broken(error: &hyper::Error) -> Failure {
-    let reason = error
-        .source()
-        .and_then(|source| source.downcast_ref::<::h2::Error>());
-    let Some(reason) = reason else {
-        return Failure::Broken(Broken::ConnectionTermination, String::new());
-    };
-    let kind = match reason.reason() {
-        _ if reason.is_io() => Broken::ConnectionTermination,
-        Some(::h2::Reason::REFUSED_STREAM) if reason.is_remote() => Broken::RemoteRefusedStream,
-        Some(_) if reason.is_go_away() => Broken::ConnectionTermination,
-        Some(_) if reason.is_remote() => Broken::RemoteReset,
-        Some(::h2::Reason::PROTOCOL_ERROR) => Broken::ProtocolError,
-        _ => Broken::ConnectionTermination,
-    };
-    Failure::Broken(kind, String::new())
+fn received(response: h2::client::Received, slot: StreamSlot) -> Received {
+    Received {
+        status: response.status,
+        headers: response.headers,
+        body: response.body,
+        upgrade: None,
+        holds: Some(Box::new(slot)),
+    }
 }
 
-async fn over_http2(
+/// Sends a request that its connection did not take any more on another.
+async fn moved(
     pool: Rc<HostPool>,
     cluster: Arc<ClusterState>,
-    lease: Lease,
-    request: Request<Body>,
+    head: RequestHead,
+    extra: Option<(HeaderName, HeaderValue)>,
+    body: Body,
 ) -> Result<Received, Failure> {
-    let (mut lease, mut request) = (lease, request);
-    let mut moves = 0;
-    loop {
-        let Lease::Http2(mut sender, slot) = lease else {
+    let mut body = body;
+    let https = pool.dialer.tls.is_some();
+    for _ in 0..MAX_MOVES {
+        let Lease::Http2(sender, slot) = pool.acquire(&cluster).await.map_err(pool_failure)?.0
+        else {
             return Err(Failure::Broken(
                 Broken::ProtocolError,
                 "the upstream changed its protocol".into(),
             ));
         };
-        match sender.try_send_request(request).await {
-            Ok(response) => {
-                let (parts, body) = response.into_parts();
-                let ended = hyper::body::Body::is_end_stream(&body);
-                return Ok(Received {
-                    status: parts.status,
-                    headers: parts.headers,
-                    body: if ended {
-                        Body::Empty
-                    } else {
-                        Body::Stream(body)
-                    },
-                    upgrade: None,
-                    holds: Some(Box::new(slot)),
-                });
+        let extra = extra.as_ref().map(|(name, value)| (name, value));
+        match sender.send(&head, https, extra, body) {
+            Ok(sending) => {
+                return sending
+                    .await
+                    .map(|response| received(response, slot))
+                    .map_err(broken);
             }
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if moves < MAX_MOVES => {
-                    moves += 1;
-                    request = unsent;
-                    drop(slot);
-                    lease = pool.acquire(&cluster).await.map_err(pool_failure)?.0;
-                }
-                _ => return Err(broken(&error.into_error())),
-            },
+            Err(unsent) => body = unsent,
         }
     }
+    Err(Failure::Broken(
+        Broken::RemoteRefusedStream,
+        "connections kept going away".into(),
+    ))
 }

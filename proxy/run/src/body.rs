@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::h1::{BodyError, client, server};
+use crate::h2;
 use crate::replay::Replay;
 
 /// A body.
@@ -22,7 +23,7 @@ pub enum Body {
     /// Of a response by HTTP/1.1.
     Response(client::Incoming),
     /// By HTTP/2, either way.
-    Stream(hyper::body::Incoming),
+    Stream(h2::Incoming),
     /// Of a request that may be sent again.
     Replay(Replay),
     /// Anything else, such as one that is watched.
@@ -39,10 +40,6 @@ impl Body {
             Self::Full(text)
         }
     }
-}
-
-fn reset(error: &hyper::Error) -> BodyError {
-    BodyError::Reset(error.to_string())
 }
 
 impl http_body::Body for Body {
@@ -66,9 +63,7 @@ impl http_body::Body for Body {
             Self::Response(body) => body
                 .poll_data(context)
                 .map(|data| data.map(|data| data.map(Frame::data))),
-            Self::Stream(body) => Pin::new(body)
-                .poll_frame(context)
-                .map(|frame| frame.map(|frame| frame.map_err(|error| reset(&error)))),
+            Self::Stream(body) => body.poll_frame(context),
             Self::Replay(body) => Pin::new(body).poll_frame(context),
             Self::Boxed(body) => body.as_mut().poll_frame(context),
         }
@@ -80,7 +75,7 @@ impl http_body::Body for Body {
             Self::Full(_) => false,
             Self::Request(body) => body.is_done(),
             Self::Response(body) => body.is_done(),
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Stream(body) => body.is_done(),
             Self::Replay(body) => body.is_end_stream(),
             Self::Boxed(body) => body.is_end_stream(),
         }
@@ -96,7 +91,9 @@ impl http_body::Body for Body {
             Self::Response(body) => body
                 .remaining()
                 .map_or_else(SizeHint::new, SizeHint::with_exact),
-            Self::Stream(body) => body.size_hint(),
+            Self::Stream(body) => body
+                .remaining()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
             Self::Replay(body) => body.size_hint(),
             Self::Boxed(body) => body.size_hint(),
         }

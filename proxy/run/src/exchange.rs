@@ -8,7 +8,7 @@ use std::task::{Context as Task, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, DATE, HOST, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use trireme_proxy_decide::config::HttpProtocol;
@@ -80,8 +80,9 @@ fn decide<T>(http: &HttpConnection, then: impl FnOnce(&mut Context<'_>) -> T) ->
     })
 }
 
-/// The request's head as decisions see it. The authority is taken out of `host`, or out of an absolute target.
-fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
+/// The head of an HTTP/1.1 request as decisions see it. The authority is taken out of `host`, or out of an absolute
+/// target.
+pub fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
     let mut headers = request.headers;
     if headers
         .get(UPGRADE)
@@ -439,11 +440,14 @@ fn forwarded(mut running: Box<Running>) -> Reply {
     }
 }
 
-/// Answers a request.
-pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
+/// Answers a request. It begins at once, so that what waits is small: a connection may have many of them.
+pub fn handle(
+    http: Rc<HttpConnection>,
+    head: RequestHead,
+    body: Body,
+) -> impl Future<Output = Reply> + use<> {
     http.began();
-    let (parts, body) = request.into_parts();
-    let mut head = head_of(parts, http.downstream.tls);
+    let mut head = head;
     let source = http.inbound_peer(&mut head.headers);
     let ended = body.is_end_stream();
     let mut effects = Vec::with_capacity(4);
@@ -457,7 +461,7 @@ pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
         let limit = limit.unwrap_or(http.buffer_limit).min(MAX_RECORDED_BYTES);
         Recorder::new(body, limit)
     });
-    let mut running = Box::new(Running {
+    let running = Box::new(Running {
         deadline: http.take_deadline(),
         exchange,
         effects,
@@ -478,6 +482,10 @@ pub async fn handle(http: Rc<HttpConnection>, request: Request<Body>) -> Reply {
         finished: false,
         http,
     });
+    answered(running, ended)
+}
+
+async fn answered(mut running: Box<Running>, ended: bool) -> Reply {
     let answer = std::future::poll_fn(|task| {
         let answer = running.poll_answer(task);
         if ended {

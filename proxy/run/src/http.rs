@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use trireme_proxy_decide::config::{Codec, HttpConnectionManager, TrafficDirection};
 use trireme_proxy_decide::exchange::{Connection, Exchange, Protocol as Spoken};
 use trireme_proxy_decide::flags::Flags;
+use trireme_proxy_decide::head::RequestHead;
 
 use crate::body::Body;
 use crate::deadline::Deadline;
-use crate::exchange::{PEER_METADATA, handle};
+use crate::exchange::{PEER_METADATA, handle, head_of};
 use crate::h1::server::{self, Ended};
 use crate::h1::{Transport, head};
 use crate::h2;
@@ -22,6 +23,9 @@ use crate::listener::Downstream;
 use crate::telemetry::istio::{Labels, Peer, Protocol, Reporter};
 use crate::telemetry::stats::{HttpStat, HttpStats};
 use crate::worker::Worker;
+
+/// Timers that a connection keeps; more requests at a time than this are seldom on one.
+const MAX_DEADLINES: usize = 16;
 
 /// A client's connection, as its requests see it.
 pub struct HttpConnection {
@@ -35,17 +39,20 @@ pub struct HttpConnection {
     pub buffer_limit: usize,
     stats: Arc<HttpStats>,
     inbound: bool,
-    /// Requests come one after the other mostly, and each needs one.
-    deadline: RefCell<Option<Deadline>>,
+    /// Each request needs one; those of requests that are over serve the next.
+    deadlines: RefCell<Vec<Deadline>>,
 }
 
 impl HttpConnection {
     pub(crate) fn take_deadline(&self) -> Deadline {
-        self.deadline.borrow_mut().take().unwrap_or_default()
+        self.deadlines.borrow_mut().pop().unwrap_or_default()
     }
 
     pub(crate) fn put_deadline(&self, deadline: Deadline) {
-        *self.deadline.borrow_mut() = Some(deadline);
+        let mut deadlines = self.deadlines.borrow_mut();
+        if deadlines.len() < MAX_DEADLINES {
+            deadlines.push(deadline);
+        }
     }
 
     /// Counts a request that begins.
@@ -242,7 +249,7 @@ pub async fn serve(
         downstream,
         connection: Arc::new(connection),
         stats: stats.clone(),
-        deadline: RefCell::new(None),
+        deadlines: RefCell::default(),
     });
     let most = manager.max_connection_duration;
     let drain = match most {
@@ -294,7 +301,9 @@ async fn serve_http1(
     };
     let begin = Instant::now();
     let ended = server::serve(transport, options, |request: Request<Body>| {
-        handle(http.clone(), request)
+        let (parts, body) = request.into_parts();
+        let head = head_of(parts, http.downstream.tls);
+        handle(http.clone(), head, body)
     })
     .await;
     match ended {
@@ -338,33 +347,49 @@ async fn serve_http2(
     transport: Transport,
     drain: crate::drain::Drain,
 ) {
-    let activity = Rc::new(h2::Activity::default());
-    let options = h2::ServerOptions {
-        http2: manager.http2,
+    let http2 = manager.http2;
+    let window = |size: Option<u32>, default| size.unwrap_or(default).min(i32::MAX.unsigned_abs());
+    let serving = h2::server::Serving {
+        options: h2::Options {
+            max_streams: http2
+                .max_concurrent_streams
+                .unwrap_or(h2::MAX_CONCURRENT_STREAMS),
+            stream_window: window(http2.initial_stream_window, h2::STREAM_WINDOW_BYTES),
+            connection_window: window(http2.initial_connection_window, h2::CONNECTION_WINDOW_BYTES),
+            connect_protocol: http2.allow_connect,
+            limits: h2::Limits {
+                bytes: usize::try_from(manager.max_request_headers_bytes)
+                    .unwrap_or(head::MAX_HEAD_BYTES),
+                headers: usize::try_from(manager.max_headers_count).unwrap_or(head::MAX_HEADERS),
+            },
+        },
         idle_timeout: limited(manager.idle_timeout),
+        keepalive_interval: http2.keepalive_interval,
+        keepalive_timeout: http2.keepalive_timeout.unwrap_or(h2::KEEPALIVE_TIMEOUT),
         drain: drain.clone(),
-        active: activity.clone(),
-        max_header_bytes: manager.max_request_headers_bytes,
     };
-    let handler = {
-        let http = http.clone();
-        move |request: Request<Body>| -> crate::net::Local<'static, http::Response<Body>> {
-            let (http, active) = (http.clone(), activity.stream());
-            Box::pin(async move {
-                let reply = handle(http, request).await;
-                drop(active);
-                reply.response
-            })
-        }
+    let handler = |request: h2::Request, body| {
+        let head = RequestHead {
+            method: request.method,
+            https: http.downstream.tls,
+            authority: request.authority,
+            path: request.path,
+            headers: request.headers,
+        };
+        let reply = handle(http.clone(), head, body);
+        async move { reply.await.response }
     };
-    let serving = h2::serve(inspect::unread(transport), options, handler);
     tokio::select! {
-        ended = serving => {
-            if let Err(error) = ended {
-                http.stats.add(HttpStat::ConnectionProtocolError);
+        ended = h2::server::serve(transport, serving, handler) => match ended {
+            Ok(h2::server::Ended::Closed) => {}
+            Ok(h2::server::Ended::TimedOut) => http.stats.add(HttpStat::ConnectionIdleTimeout),
+            Err(error) => {
+                if matches!(error, h2::Broken::Protocol(..)) {
+                    http.stats.add(HttpStat::ConnectionProtocolError);
+                }
                 tracing::trace!(peer = %http.downstream.peer, %error, "HTTP/2");
             }
-        }
+        },
         () = drain.closed() => {}
     }
 }

@@ -179,10 +179,3 @@ pub async fn is_http2(transport: &mut Transport) -> io::Result<bool> {
         }
     }
 }
-
-/// Puts bytes that were read in front of a connection again.
-#[must_use]
-pub fn unread(transport: Transport) -> crate::h2::Prefixed {
-    let (io, input, _) = transport.into_parts();
-    crate::h2::Prefixed::new(io, input)
-}

@@ -16,7 +16,7 @@ use crate::chain;
 use crate::drain::Drain;
 use crate::h1::Transport;
 use crate::inspect;
-use crate::net::{Accepted, ListenOptions, Stream};
+use crate::net::{Accepted, ListenOptions, Prefixed, Stream};
 use crate::worker::Worker;
 use crate::{http, tcp};
 
@@ -297,7 +297,8 @@ async fn secure(
             return None;
         }
     };
-    let accepting = tokio_rustls::TlsAcceptor::from(config).accept(inspect::unread(transport));
+    let (io, input, _) = transport.into_parts();
+    let accepting = tokio_rustls::TlsAcceptor::from(config).accept(Prefixed::new(io, input));
     let timeout = chain.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT);
     match tokio::time::timeout(timeout, accepting).await {
         Ok(Ok(stream)) => {

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod prefixed;
 mod resolve;
 mod system;
 
+pub use prefixed::Prefixed;
 pub use system::System;
 
 /// A connection, whatever carries it.

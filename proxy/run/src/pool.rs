@@ -148,8 +148,6 @@ struct Multiplexed {
 /// What an HTTP/2 connection carries.
 struct Load {
     streams: Cell<u32>,
-    /// What the upstream allows.
-    most: Cell<u32>,
     requests: Cell<u64>,
     since: Cell<Instant>,
     closed: Cell<bool>,
@@ -354,9 +352,9 @@ impl HostPool {
 
     fn stream(&self) -> Option<Lease> {
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|one| !one.sender.is_closed() && !one.load.closed.get());
+        shared.retain(|one| one.sender.is_open() && !one.load.closed.get());
         let one = shared.iter().find(|one| {
-            one.load.streams.get() < one.load.most.get()
+            one.load.streams.get() < one.sender.max_streams().min(MAX_STREAMS)
                 && self
                     .max_requests
                     .is_none_or(|most| one.load.requests.get() < most)
@@ -530,18 +528,9 @@ async fn connect(pool: Rc<HostPool>, mut occupies: Occupies) {
         return;
     }
     pool.stats.add(ClusterStat::ConnectionHttp2Total);
-    let (sender, connection) = match h2::connect(stream, &pool.http2_options).await {
-        Ok(started) => started,
-        Err(error) => {
-            upstream::ClusterStats::inc(&pool.cluster().stats.upstream_cx_connect_fail);
-            pool.failed(&PoolError::Connect(format!("HTTP/2: {error}")));
-            drop(occupies);
-            return;
-        }
-    };
+    let (sender, connection) = h2::connect(stream, &pool.http2_options);
     let load = Rc::new(Load {
         streams: Cell::new(0),
-        most: Cell::new(MAX_STREAMS),
         requests: Cell::new(0),
         since: Cell::new(Instant::now()),
         closed: Cell::new(false),
@@ -564,18 +553,12 @@ async fn connect(pool: Rc<HostPool>, mut occupies: Occupies) {
 }
 
 /// Drives an HTTP/2 connection until it ends or was idle for too long.
-async fn drive(
-    mut connection: h2::ClientConnection,
-    load: Rc<Load>,
-    idle_timeout: Option<Duration>,
-) {
+async fn drive(mut connection: h2::Driver, load: Rc<Load>, idle_timeout: Option<Duration>) {
     let mut deadline = Deadline::new();
     std::future::poll_fn(|context| {
         if Pin::new(&mut connection).poll(context).is_ready() {
             return Poll::Ready(());
         }
-        let most = u32::try_from(connection.current_max_send_streams()).unwrap_or(MAX_STREAMS);
-        load.most.set(most.min(MAX_STREAMS));
         loop {
             deadline.set(idle_timeout.map(|timeout| {
                 let since = if load.streams.get() > 0 {

@@ -72,8 +72,6 @@ enum ConnectError {
     Tls(#[from] tls::TlsError),
     #[error("{0}")]
     Dial(#[from] crate::pool::PoolError),
-    #[error("HTTP/2: {0}")]
-    Http(#[from] hyper::Error),
     #[error("token {file}: {error}")]
     Token { file: String, error: std::io::Error },
     #[error("{0}")]
@@ -202,12 +200,8 @@ impl Client {
             keepalive_timeout: Some(KEEPALIVE),
             ..trireme_proxy_decide::config::Http2Options::default()
         };
-        let (sender, connection) = h2::connect(stream, &http2).await?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::trace!(%error, "configuration connection");
-            }
-        });
+        let (sender, connection) = h2::connect(stream, &http2);
+        tokio::task::spawn_local(connection);
         Ok(sender)
     }
 
@@ -223,13 +217,13 @@ impl Client {
                 )
             }
         };
-        let mut sender = self.dial(server).await?;
+        let sender = self.dial(server).await?;
         self.subscribed.clear();
         let mut first = self.subscription(Kind::Cluster, &BTreeSet::new());
         first.node = Some(self.options.node.clone());
         let https = self.options.authorities.is_some();
         let token = token.as_deref().map(str::trim);
-        let opening = grpc::open(&mut sender, https, server, PATH, token, &first);
+        let opening = grpc::open(&sender, https, server, PATH, token, &first);
         let (requests, mut responses) = tokio::time::timeout(FETCH_TIMEOUT, opening)
             .await
             .map_err(|_| StreamError::Message("the server does not answer".into()))??;

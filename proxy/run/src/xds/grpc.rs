@@ -5,11 +5,13 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
-use http::{HeaderValue, Method, Request, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::{Body as _, Frame};
 use prost::Message;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use trireme_proxy_decide::head::RequestHead;
 
 use crate::body::Body;
 use crate::h1::BodyError;
@@ -90,7 +92,7 @@ impl Requests {
 
 /// Receives messages.
 pub struct Responses {
-    body: hyper::body::Incoming,
+    body: Body,
     buffer: BytesMut,
 }
 
@@ -169,7 +171,7 @@ impl Responses {
 /// # Errors
 /// When it does not.
 pub async fn open(
-    sender: &mut h2::Sender,
+    sender: &h2::Sender,
     https: bool,
     authority: &str,
     path: &str,
@@ -179,35 +181,39 @@ pub async fn open(
     let (give, take) = mpsc::channel(MAX_OUTGOING);
     let requests = Requests(give);
     requests.send(first).await?;
-    let scheme = if https { "https" } else { "http" };
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .version(Version::HTTP_2)
-        .uri(format!("{scheme}://{authority}{path}"))
-        .header(CONTENT_TYPE, "application/grpc")
-        .header(TE, "trailers")
-        .body(Body::Boxed(Box::pin(Outgoing(take))))
-        .map_err(|error| StreamError::Http(error.to_string()))?;
+    let http = |what: &str| StreamError::Http(what.to_owned());
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
     if let Some(token) = token {
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| StreamError::Message("the token is not text".into()))?;
         value.set_sensitive(true);
-        request.headers_mut().insert(AUTHORIZATION, value);
+        headers.insert(AUTHORIZATION, value);
     }
+    let head = RequestHead {
+        method: Method::POST,
+        https,
+        authority: HeaderValue::from_str(authority)
+            .map_err(|_| http("the server's name is not text"))?,
+        path: PathAndQuery::try_from(path).map_err(|error| http(&error.to_string()))?,
+        headers,
+    };
     let response = sender
-        .send_request(request)
+        .send(&head, https, None, Body::Boxed(Box::pin(Outgoing(take))))
+        .map_err(|_| http("the connection is closed"))?
         .await
-        .map_err(|error| StreamError::Http(error.to_string()))?;
-    if !response.status().is_success() {
-        return Err(StreamError::Status(response.status().as_u16()));
+        .map_err(|error| http(&error.to_string()))?;
+    if !response.status.is_success() {
+        return Err(StreamError::Status(response.status.as_u16()));
     }
-    if let Some(error) = status(response.headers()) {
+    if let Some(error) = status(&response.headers) {
         return Err(error);
     }
     Ok((
         requests,
         Responses {
-            body: response.into_body(),
+            body: response.body,
             buffer: BytesMut::new(),
         },
     ))

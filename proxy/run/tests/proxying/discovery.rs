@@ -13,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use trireme_proxy::h2::Here;
 use trireme_proxy::net::{Net, System};
 use trireme_proxy::telemetry::istio::Peer;
 use trireme_proxy::{Drain, Shared, Worker, spawn_background, xds};
@@ -30,7 +29,7 @@ use trireme_xds::pb::envoy::service::discovery::v3::{
 use trireme_xds::pb::google::protobuf::Any;
 use trireme_xds::{Kind, pack};
 
-use super::support::{answering, free, get, ok, run};
+use super::support::{Here, answering, free, get, ok, run};
 
 /// A control plane in one test's hands.
 #[derive(Clone, Default)]

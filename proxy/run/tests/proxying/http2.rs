@@ -6,10 +6,9 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use trireme_proxy::h2::Here;
 use trireme_proxy_decide::config::{HttpProtocol, RouteAction};
 
-use super::support::{Proxy, answering, cluster, forward, http, ok, route, run, stat};
+use super::support::{Here, Proxy, answering, cluster, forward, http, ok, route, run, stat};
 
 type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 

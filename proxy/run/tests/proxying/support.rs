@@ -32,6 +32,16 @@ pub fn run<F: Future>(test: F) -> F::Output {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("in time") })
 }
 
+/// Runs hyper's tasks on this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Here;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Here {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
 /// An address nobody listens on.
 pub fn free() -> SocketAddr {
     let reserved = Reserved::bind("127.0.0.1:0").expect("bind");
