@@ -76,6 +76,7 @@ fn workload_ports(view: &View, workload: &Workload, number: u32) -> Vec<u32> {
         .registry
         .selecting(&workload.namespace, &workload.labels);
     let mut targets: Vec<u32> = services
+        .iter()
         .filter_map(|service| match &service.port(number)?.target {
             TargetPort::Number(target) => Some(*target),
             TargetPort::Name(name) => pod?.ports.get(name).copied(),

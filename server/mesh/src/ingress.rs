@@ -92,8 +92,7 @@ fn endpoint(listener: &IngressListener, workload: &Workload) -> Option<(String, 
 fn served(view: &View, scope: &Scope, workload: &Workload) -> BTreeMap<u32, Ingress> {
     let mut services: Vec<&Arc<Service>> = view
         .registry
-        .selecting(&workload.namespace, &workload.labels)
-        .collect();
+        .selecting(&workload.namespace, &workload.labels);
     services.sort_by_key(|it| (it.origin, it.created, it.host.clone()));
     let pool = scope
         .sidecar

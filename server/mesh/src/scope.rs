@@ -161,13 +161,8 @@ impl Scope {
         let namespace = workload.namespace.as_str();
         let visible: BTreeMap<String, Arc<Service>> = view
             .registry
-            .all()
-            .filter_map(|(host, _)| {
-                Some((
-                    host.clone(),
-                    view.registry.visible(host, namespace)?.clone(),
-                ))
-            })
+            .all_visible(namespace)
+            .map(|(host, service)| (host.clone(), service.clone()))
             .collect();
         let mine: Vec<Arc<Routing>> = routings
             .of_gateway(MESH_GATEWAY)
@@ -313,23 +308,23 @@ fn narrowed(
     visible: &BTreeMap<String, Arc<Service>>,
     routings: &[Arc<Routing>],
 ) -> Egress {
-    let patterns: Vec<(&str, &str)> = listener
+    let patterns: Vec<(&str, String)> = listener
         .hosts
         .iter()
         .filter_map(|text| text.split_once('/'))
         .map(|(within, name)| (if within == "." { namespace } else { within }, name))
         .filter(|(within, _)| *within != "~")
+        .map(|(within, name)| (within, name.to_ascii_lowercase()))
         .collect();
     let within = |pattern: &str, of: &str| pattern == "*" || pattern == of;
     let picks = |service: &Service| {
         let mut patterns = patterns.iter();
         patterns.any(|(space, name)| {
-            within(space, &service.namespace)
-                && host::covers(&name.to_ascii_lowercase(), &service.host)
+            host::covers(name, &service.host) && within(space, &service.namespace)
         })
     };
     let mut services = BTreeMap::new();
-    for (name, service) in visible {
+    let mut pick = |name: &String, service: &Arc<Service>| {
         // Another namespace's service of that name may be the one that is asked for.
         let candidates = view.registry.of_host(name).iter();
         let picked = [service].into_iter().chain(candidates);
@@ -337,14 +332,23 @@ fn narrowed(
         if let Some(service) = picked.next() {
             services.insert(name.clone(), service.clone());
         }
+    };
+    if patterns.iter().any(|(_, name)| host::is_wildcard(name)) {
+        for (name, service) in visible {
+            pick(name, service);
+        }
+    } else {
+        // Named one by one: there is no need to look at all the others.
+        for (_, name) in &patterns {
+            if let Some((name, service)) = visible.get_key_value(name) {
+                pick(name, service);
+            }
+        }
     }
     let taken = routings.iter().filter(|routing| {
         patterns.iter().any(|(space, name)| {
             within(space, &routing.key.namespace)
-                && routing
-                    .hosts
-                    .iter()
-                    .any(|host| host::matches(&name.to_ascii_lowercase(), host))
+                && routing.hosts.iter().any(|host| host::matches(name, host))
         })
     });
     let routings = taken.cloned().collect();

@@ -13,9 +13,56 @@ pub struct Registry {
     by_source: BTreeMap<(Origin, ObjectKey), Vec<Arc<Service>>>,
     /// For each host, the one that counts first: Kubernetes' before entries, then the oldest.
     by_host: BTreeMap<String, Vec<Arc<Service>>>,
-    /// Sources in each namespace that select pods or WorkloadEntries.
-    selecting: BTreeMap<String, Vec<Arc<Service>>>,
-    entries_selecting: BTreeMap<String, Vec<Arc<Service>>>,
+    /// Services that select pods or WorkloadEntries.
+    selecting: Selecting,
+    /// Of those, ServiceEntries.
+    entries_selecting: Selecting,
+}
+
+/// Services with a selector by namespace and the first label that they ask for, so that what selects a pod is found
+/// by the pod's labels, and not by a look at every service beside it.
+#[derive(Debug, Default)]
+struct Selecting(BTreeMap<String, BTreeMap<(String, String), Vec<Arc<Service>>>>);
+
+impl Selecting {
+    /// One that selects nothing is left out.
+    fn insert(&mut self, service: &Arc<Service>) {
+        let Some((name, value)) = service.selector.first_key_value() else {
+            return;
+        };
+        let in_namespace = self.0.entry(service.namespace.clone()).or_default();
+        let asking = in_namespace.entry((name.clone(), value.clone()));
+        asking.or_default().push(service.clone());
+    }
+
+    fn remove(&mut self, service: &Arc<Service>) {
+        let (Some((name, value)), Some(in_namespace)) = (
+            service.selector.first_key_value(),
+            self.0.get_mut(&service.namespace),
+        ) else {
+            return;
+        };
+        remove(in_namespace, &(name.clone(), value.clone()), service);
+        if in_namespace.is_empty() {
+            self.0.remove(&service.namespace);
+        }
+    }
+
+    /// Those that fit the labels, the one that counts first before the others.
+    fn fitting(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<&Arc<Service>> {
+        let Some(in_namespace) = self.0.get(namespace) else {
+            return Vec::new();
+        };
+        let asking = labels
+            .iter()
+            .filter_map(|(name, value)| in_namespace.get(&(name.clone(), value.clone())));
+        let mut found: Vec<&Arc<Service>> = asking
+            .flatten()
+            .filter(|service| selects(&service.selector, labels))
+            .collect();
+        found.sort_by(|one, other| rank(one).cmp(&rank(other)));
+        found
+    }
 }
 
 fn rank(service: &Service) -> impl Ord + '_ {
@@ -39,21 +86,17 @@ impl Registry {
         }
         for old in self.by_source.remove(&slot).unwrap_or_default() {
             remove(&mut self.by_host, &old.host, &old);
-            remove(&mut self.selecting, &old.namespace, &old);
-            remove(&mut self.entries_selecting, &old.namespace, &old);
+            self.selecting.remove(&old);
+            self.entries_selecting.remove(&old);
         }
         let services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
         for service in &services {
             let same_host = self.by_host.entry(service.host.clone()).or_default();
             let place = same_host.partition_point(|other| rank(other) <= rank(service));
             same_host.insert(place, service.clone());
-            if !service.selector.is_empty() {
-                let in_namespace = self.selecting.entry(service.namespace.clone());
-                in_namespace.or_default().push(service.clone());
-                if origin == Origin::ServiceEntry {
-                    let in_namespace = self.entries_selecting.entry(service.namespace.clone());
-                    in_namespace.or_default().push(service.clone());
-                }
+            self.selecting.insert(service);
+            if origin == Origin::ServiceEntry {
+                self.entries_selecting.insert(service);
             }
         }
         if !services.is_empty() {
@@ -73,15 +116,16 @@ impl Registry {
 
     /// The service of that name that a namespace sees.
     pub fn visible(&self, host: &str, namespace: &str) -> Option<&Arc<Service>> {
-        let services = self.of_host(host).iter();
-        services
-            .clone()
-            .find(|it| it.namespace == namespace && it.visibility.includes(namespace))
-            .or_else(|| {
-                services
-                    .clone()
-                    .find(|it| it.visibility.includes(namespace))
-            })
+        seen(self.of_host(host), namespace)
+    }
+
+    /// All that a namespace sees, by host.
+    pub fn all_visible<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a String, &'a Arc<Service>)> {
+        let hosts = self.by_host.iter();
+        hosts.filter_map(move |(host, services)| Some((host, seen(services, namespace)?)))
     }
 
     pub fn of_source(&self, origin: Origin, key: &ObjectKey) -> &[Arc<Service>] {
@@ -91,25 +135,31 @@ impl Registry {
     }
 
     /// Services of a namespace whose selector fits the labels.
-    pub fn selecting<'a>(
-        &'a self,
+    pub fn selecting(
+        &self,
         namespace: &str,
-        labels: &'a BTreeMap<String, String>,
-    ) -> impl Iterator<Item = &'a Arc<Service>> {
-        let services = self.selecting.get(namespace).into_iter().flatten();
-        services.filter(|service| selects(&service.selector, labels))
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<&Arc<Service>> {
+        self.selecting.fitting(namespace, labels)
     }
 
-    /// ServiceEntries of a namespace whose selector fits the labels: few, so that a pod's change need not look at
-    /// every Service beside it.
-    pub fn entries_selecting<'a>(
-        &'a self,
+    /// ServiceEntries of a namespace whose selector fits the labels.
+    pub fn entries_selecting(
+        &self,
         namespace: &str,
-        labels: &'a BTreeMap<String, String>,
-    ) -> impl Iterator<Item = &'a Arc<Service>> {
-        let services = self.entries_selecting.get(namespace).into_iter().flatten();
-        services.filter(|service| selects(&service.selector, labels))
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<&Arc<Service>> {
+        self.entries_selecting.fitting(namespace, labels)
     }
+}
+
+/// Of the services of one host, the one that a namespace sees: its own before others.
+fn seen<'a>(services: &'a [Arc<Service>], namespace: &str) -> Option<&'a Arc<Service>> {
+    let sees = |it: &&Arc<Service>| it.visibility.includes(namespace);
+    let own = services.iter().filter(|it| it.namespace == namespace);
+    own.clone()
+        .find(sees)
+        .or_else(|| services.iter().find(sees))
 }
 
 /// Whether every label that is asked for is there. An empty selector selects everything.
@@ -119,7 +169,7 @@ pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, St
         .all(|(name, value)| labels.get(name) == Some(value))
 }
 
-fn remove(index: &mut BTreeMap<String, Vec<Arc<Service>>>, slot: &str, service: &Arc<Service>) {
+fn remove<K: Ord>(index: &mut BTreeMap<K, Vec<Arc<Service>>>, slot: &K, service: &Arc<Service>) {
     if let Some(services) = index.get_mut(slot) {
         services.retain(|other| !Arc::ptr_eq(other, service));
         if services.is_empty() {
