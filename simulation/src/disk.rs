@@ -241,6 +241,12 @@ impl Disk {
         }
     }
 
+    fn write(&self, batch: Vec<Write>) {
+        let inner = &mut *self.inner();
+        inner.current.apply(&batch);
+        inner.unsynced.push(batch);
+    }
+
     fn written(&self) -> u64 {
         let inner = self.inner();
         inner.synced + inner.unsynced.len() as u64
@@ -265,12 +271,12 @@ pub struct SimulatedEngine {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<Vec<Done>>,
+    waiting: Mutex<Vec<(Vec<Write>, Done)>>,
     wake: Notify,
 }
 
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Vec<Done>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<(Vec<Write>, Done)>> {
         self.waiting
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -281,23 +287,26 @@ impl SimulatedEngine {
     /// Needs the server's runtime.
     pub fn open(disk: Arc<Disk>) -> SimulatedEngine {
         let queue = Arc::new(Queue::default());
-        tokio::spawn(keep_syncing(disk.clone(), queue.clone()));
+        tokio::spawn(keep_writing(disk.clone(), queue.clone()));
         SimulatedEngine { disk, queue }
     }
 }
 
-/// One trip at a time, for everybody who waits when it begins.
-async fn keep_syncing(disk: Arc<Disk>, queue: Arc<Queue>) {
+/// One trip at a time, for everybody who waits when it begins; what is queued meanwhile is not
+/// written before the next.
+async fn keep_writing(disk: Arc<Disk>, queue: Arc<Queue>) {
     loop {
         let waiting = std::mem::take(&mut *queue.waiting());
         if waiting.is_empty() {
             queue.wake.notified().await;
             continue;
         }
-        let batches = disk.written();
+        let (batches, done): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        disk.write(batches.concat());
+        let written = disk.written();
         disk.trip().await;
-        disk.synced_through(batches);
-        for done in waiting {
+        disk.synced_through(written);
+        for done in done {
             done(Ok(()));
         }
     }
@@ -331,14 +340,12 @@ impl Engine for SimulatedEngine {
     }
 
     fn write(&self, batch: Vec<Write>) -> io::Result<()> {
-        let inner = &mut *self.disk.inner();
-        inner.current.apply(&batch);
-        inner.unsynced.push(batch);
+        self.disk.write(batch);
         Ok(())
     }
 
-    fn sync(&self, done: Done) {
-        self.queue.waiting().push(done);
+    fn persist(&self, batch: Vec<Write>, done: Done) {
+        self.queue.waiting().push((batch, done));
         self.queue.wake.notify_one();
     }
 
