@@ -82,6 +82,11 @@ fn main() -> ExitCode {
 /// Arenas of the C library's allocator. It makes eight a core otherwise, and each keeps what it once
 /// had; few threads of ours allocate at the same time.
 const ALLOCATOR_ARENAS: i32 = 2;
+/// Larger pieces of memory go back to the system when they are freed. The C library would raise this
+/// to 32 MiB by itself, and keep holes of that size between what lives long.
+const ALLOCATOR_LARGE_BYTES: i32 = 128 << 10;
+/// Free memory at the end of the heap that is kept, so that it does not shrink and grow all the time.
+const ALLOCATOR_SPARE_BYTES: i32 = 1 << 20;
 /// More workers than this wake each other more than they work.
 const MAX_WORKERS: usize = 4;
 
@@ -94,7 +99,11 @@ fn workers() -> usize {
 
 fn run(command: Command) -> Result<()> {
     // SAFETY: called before any other thread exists.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, ALLOCATOR_ARENAS) };
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ALLOCATOR_ARENAS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, ALLOCATOR_LARGE_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, ALLOCATOR_SPARE_BYTES);
+    }
     // A single worker needs no queue to share, and runs tasks in the order in which they were woken: what
     // many have to say goes out together.
     let mut builder = match workers() {

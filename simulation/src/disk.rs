@@ -346,6 +346,14 @@ impl Disk {
         }
     }
 
+    fn write(&self, batch: Vec<Write>) -> io::Result<()> {
+        let inner = &mut *self.inner();
+        inner.take(bytes_of(&batch))?;
+        inner.current.apply(&batch);
+        inner.unsynced.push(batch);
+        Ok(())
+    }
+
     fn written(&self) -> u64 {
         let inner = self.inner();
         inner.synced + inner.unsynced.len() as u64
@@ -370,12 +378,12 @@ pub struct SimulatedEngine {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<Vec<Done>>,
+    waiting: Mutex<Vec<(Vec<Write>, Done)>>,
     wake: Notify,
 }
 
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Vec<Done>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<(Vec<Write>, Done)>> {
         self.waiting
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -395,23 +403,31 @@ impl SimulatedEngine {
             }
         }
         let queue = Arc::new(Queue::default());
-        tokio::spawn(keep_syncing(disk.clone(), queue.clone()));
+        tokio::spawn(keep_writing(disk.clone(), queue.clone()));
         Ok(SimulatedEngine { disk, queue })
     }
 }
 
-/// One trip at a time, for everybody who waits when it begins.
-async fn keep_syncing(disk: Arc<Disk>, queue: Arc<Queue>) {
+/// One trip at a time, for everybody who waits when it begins; what is queued meanwhile is not
+/// written before the next.
+async fn keep_writing(disk: Arc<Disk>, queue: Arc<Queue>) {
     loop {
         let waiting = std::mem::take(&mut *queue.waiting());
         if waiting.is_empty() {
             queue.wake.notified().await;
             continue;
         }
-        let batches = disk.written();
+        let (batches, done): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        if let Err(full) = disk.write(batches.concat()) {
+            for done in done {
+                done(Err(io::Error::new(full.kind(), full.to_string())));
+            }
+            continue;
+        }
+        let written = disk.written();
         disk.trip().await;
-        disk.synced_through(batches);
-        for done in waiting {
+        disk.synced_through(written);
+        for done in done {
             done(Ok(()));
         }
     }
@@ -445,15 +461,11 @@ impl Engine for SimulatedEngine {
     }
 
     fn write(&self, batch: Vec<Write>) -> io::Result<()> {
-        let inner = &mut *self.disk.inner();
-        inner.take(bytes_of(&batch))?;
-        inner.current.apply(&batch);
-        inner.unsynced.push(batch);
-        Ok(())
+        self.disk.write(batch)
     }
 
-    fn sync(&self, done: Done) {
-        self.queue.waiting().push(done);
+    fn persist(&self, batch: Vec<Write>, done: Done) {
+        self.queue.waiting().push((batch, done));
         self.queue.wake.notify_one();
     }
 

@@ -1,6 +1,7 @@
 //! The figures that the README promises, measured on this machine and printed.
 //!
-//! The bounds asserted are those that hold on a small, loaded machine; the aims stand beside them.
+//! Bounds of time are those that hold on a small, loaded machine; the aims stand beside them. What an
+//! idle server costs is bounded by the aim itself.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,13 +14,15 @@ use trireme_model::{kinds, meta};
 
 const PODS: usize = 30;
 const UP_LIMIT: Duration = Duration::from_secs(15);
-/// Aim: 100 MB; the leader comes to some 96.
-const MEMORY_LIMIT_BYTES: u64 = 115_000_000;
+const MEMORY_LIMIT_BYTES: u64 = 100_000_000;
 /// Aim: 300 ms.
 const POD_LIMIT: Duration = Duration::from_secs(1);
-/// Aim: 2 %; clocks of processes tick every 10 ms, and the machine has other work.
-const CPU_LIMIT_PERCENT: f64 = 6.0;
-const IDLE_WINDOW: Duration = Duration::from_secs(20);
+const CPU_LIMIT_PERCENT: f64 = 2.0;
+/// Long beside the 10 ms in which processor time is told.
+const IDLE_WINDOW: Duration = Duration::from_secs(10);
+/// The least of so many windows counts: what else the machine does makes a server's work dearer
+/// (cold caches), never cheaper, and a server that is not idle is so in none of them.
+const IDLE_WINDOWS: usize = 6;
 
 #[test]
 fn figures() -> Result<()> {
@@ -51,39 +54,45 @@ fn figures() -> Result<()> {
 
 /// Memory and processor use of each server while nothing is asked of it.
 fn idle(cluster: &Cluster) -> Result<()> {
-    let servers: Vec<(String, i32)> = ["server-1", "server-2", "server-3"]
+    let mut servers = ["server-1", "server-2", "server-3"]
         .iter()
-        .map(|name| Ok(((*name).to_owned(), cluster.pid_of(name)?)))
-        .collect::<Result<_>>()?;
-    let ticks = |pid: i32| -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let rest = text.rsplit_once(") ").context("a stat line")?.1;
-        let fields: Vec<&str> = rest.split(' ').collect();
-        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
-    };
-    let before: Vec<u64> = servers
-        .iter()
-        .map(|(_, pid)| ticks(*pid))
-        .collect::<Result<_>>()?;
-    // The one place where time itself is what is measured.
-    std::thread::sleep(IDLE_WINDOW);
-    for ((name, pid), before) in servers.iter().zip(before) {
-        let used = ticks(*pid)? - before;
-        let percent = used as f64 / 100.0 / IDLE_WINDOW.as_secs_f64() * 100.0;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let resident: u64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.split_whitespace().next())
-            .and_then(|kilobytes| kilobytes.parse().ok())
-            .context("VmRSS")?;
+        .map(|name| {
+            Ok(Idle {
+                name,
+                pid: cluster.pid_of(name)?,
+                percent: f64::INFINITY,
+            })
+        })
+        .collect::<Result<Vec<Idle>>>()?;
+    for _ in 0..IDLE_WINDOWS {
+        let before: Vec<u64> = servers.iter().map(Idle::ticks).collect::<Result<_>>()?;
+        let begin = Instant::now();
+        // The one place where time itself is what is measured.
+        std::thread::sleep(IDLE_WINDOW);
+        for (server, before) in servers.iter_mut().zip(before) {
+            let used = (server.ticks()? - before) as f64 / TICKS_PER_SECOND;
+            let percent = 100.0 * used / begin.elapsed().as_secs_f64();
+            server.percent = server.percent.min(percent);
+        }
+        if servers
+            .iter()
+            .all(|server| server.percent <= CPU_LIMIT_PERCENT)
+        {
+            break;
+        }
+    }
+    for server in &servers {
+        let (name, percent, resident) = (server.name, server.percent, server.resident()?);
         println!(
-            "{name} idle: {:.1} MB resident (aim 100), {percent:.2} % of a core (aim 2)",
-            resident as f64 * 1.024 / 1000.0
+            "{name} idle: {:.1} MB resident (limit 100), {percent:.2} % of a core (limit 2)",
+            resident as f64 / 1e6
         );
+    }
+    for server in servers {
+        let (name, percent, resident) = (server.name, server.percent, server.resident()?);
         ensure!(
-            resident * 1024 <= MEMORY_LIMIT_BYTES,
-            "{name} uses {resident} kB"
+            resident <= MEMORY_LIMIT_BYTES,
+            "{name} uses {resident} bytes"
         );
         ensure!(
             percent <= CPU_LIMIT_PERCENT,
@@ -91,6 +100,39 @@ fn idle(cluster: &Cluster) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Of `/proc/PID/stat`: the kernel's USER_HZ, fixed on every architecture that we run on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A server that is left alone.
+struct Idle {
+    name: &'static str,
+    pid: i32,
+    /// Of a core, in the quietest window so far.
+    percent: f64,
+}
+
+impl Idle {
+    /// Processor time used since its start.
+    fn ticks(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        let rest = text.rsplit_once(") ").context("a stat line")?.1;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+    }
+
+    /// Bytes of memory that it holds.
+    fn resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let kibibytes: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|kilobytes| kilobytes.parse().ok())
+            .context("VmRSS")?;
+        Ok(kibibytes << 10)
+    }
 }
 
 /// One pod after the other: from the create call to the watch event that shows it running.

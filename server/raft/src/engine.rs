@@ -1,12 +1,13 @@
 //! The disk, as a replica sees it.
 //!
 //! A replica calls an engine from asynchronous tasks, so nothing here may block on the disk for
-//! long: reads and writes are expected to meet memory, and what must wait (a sync, a checkpoint, an
-//! import) takes a callback. [`rocks`](crate::rocks) is the engine for real disks; a simulator
+//! long: reads and writes are expected to meet memory, and what must wait (durability, a checkpoint,
+//! an import) takes a callback. [`rocks`](crate::rocks) is the engine for real disks; a simulator
 //! brings its own and decides what a crash leaves.
 //!
-//! What a crash may do: of the writes that were not yet synced, it keeps some prefix, in the order
-//! in which they were written, and loses the rest. A batch survives whole or not at all.
+//! What a crash may do: of the writes that are not yet durable, it keeps some prefix, in the order
+//! in which they were written, and loses the rest. A batch survives whole or not at all. A queued
+//! batch is written when its turn comes, so a later `write` may survive it.
 
 use std::any::Any;
 use std::io;
@@ -63,12 +64,13 @@ pub trait Engine: Send + Sync + 'static {
     /// The greatest key and its value.
     fn last(&self, column: Column) -> io::Result<Option<(Bytes, Bytes)>>;
 
-    /// Writes all or nothing; readable when this returns, durable only after a later sync.
+    /// Writes all or nothing, at once: readable when this returns, durable only when something that
+    /// was persisted later is.
     fn write(&self, batch: Vec<Write>) -> io::Result<()>;
 
-    /// Calls back when everything written before this call is durable. Calls that meet share one
-    /// trip to the disk.
-    fn sync(&self, done: Done);
+    /// Queues a batch behind those queued before it, and calls back when it is durable; it is readable
+    /// by then. Batches that meet share one trip to the disk.
+    fn persist(&self, batch: Vec<Write>, done: Done);
 
     /// Lends an unchanging view of the state column.
     fn with_state(&self, read: &mut dyn FnMut(&dyn View));

@@ -42,6 +42,8 @@ mod propose;
 mod replica;
 mod service;
 mod timing;
+#[cfg(test)]
+mod unwritten;
 mod watch;
 
 pub use dial::{Dial, NoDial, PeerStream, TcpDial, TlsDial};

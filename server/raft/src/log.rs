@@ -1,7 +1,8 @@
 //! The Raft log and the vote.
 //!
 //! Recent entries are also kept in memory, decoded: replication and applying read those, so that
-//! the disk is read only for followers that are behind.
+//! the disk is read only for followers that are behind. Entries stay in memory at least until they
+//! are on the disk, which is not waited for.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -25,6 +26,9 @@ const PURGED: &[u8] = b"purged";
 const RECENT_BYTES: usize = 4 << 20;
 /// Small entries cost memory beyond their bytes.
 const RECENT_ENTRIES: usize = 4096;
+/// Entries that wait to be written: appending waits while there are more, for a disk that is slower
+/// than what arrives must not cost memory. A second of what the fastest network brings.
+const UNWRITTEN_BYTES: usize = 64 << 20;
 /// In one message to a follower, unless a single entry is larger.
 const READ_BYTES: usize = 1 << 20;
 
@@ -36,6 +40,8 @@ pub struct LogStore {
     limit_bytes: u64,
     /// The log has grown by a good part of that.
     grown: Arc<Notify>,
+    /// Fewer entries wait to be written.
+    written: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -46,6 +52,7 @@ struct Shared {
     /// The newest entries, consecutive.
     recent: VecDeque<Entry>,
     recent_bytes: usize,
+    unwritten_bytes: usize,
     extent: Extent,
 }
 
@@ -63,6 +70,12 @@ fn key(index: u64) -> Bytes {
 /// Behind every index that can occur.
 const END: [u8; 8] = [0xFF; 8];
 
+fn locked(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 impl Shared {
     /// True when the log has grown by a good part of its limit.
     fn push(&mut self, entry: Entry) -> bool {
@@ -70,13 +83,21 @@ impl Shared {
         let grown = self.extent.append(entry.log_id.index, bytes);
         self.last = Some(entry.log_id);
         self.recent_bytes += size(&entry);
+        self.unwritten_bytes += size(&entry);
         self.recent.push_back(entry);
-        while self.recent.len() > RECENT_ENTRIES
-            || (self.recent_bytes > RECENT_BYTES && self.recent.len() > 1)
+        grown
+    }
+
+    /// Entries up to this one are on the disk: memory keeps only the newest of them.
+    fn forget(&mut self, written: LogId) {
+        while (self.recent.len() > RECENT_ENTRIES
+            || (self.recent_bytes > RECENT_BYTES && self.recent.len() > 1))
+            && self
+                .first_recent()
+                .is_some_and(|first| first <= written.index)
         {
             self.pop_front();
         }
-        grown
     }
 
     fn pop_front(&mut self) {
@@ -132,6 +153,7 @@ impl LogStore {
             shared: Arc::new(Mutex::new(shared)),
             limit_bytes,
             grown: Arc::default(),
+            written: Arc::default(),
         })
     }
 
@@ -150,9 +172,7 @@ impl LogStore {
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        locked(&self.shared)
     }
 
     /// Entries from `start` before `end`, at least one if there is one, and not many more bytes
@@ -203,14 +223,29 @@ impl LogStore {
         Ok(found)
     }
 
-    async fn synced(&self) -> io::Result<()> {
-        let (done, synced) = oneshot::channel();
-        self.engine.sync(Box::new(move |result| {
-            done.send(result).ok();
-        }));
-        synced
+    /// Writes behind all that is queued, and waits until that is durable.
+    async fn persist(&self, batch: Vec<Write>) -> io::Result<()> {
+        let (done, persisted) = oneshot::channel();
+        self.engine.persist(
+            batch,
+            Box::new(move |result| {
+                done.send(result).ok();
+            }),
+        );
+        persisted
             .await
             .unwrap_or_else(|_| Err(io::Error::other("the disk was closed")))
+    }
+
+    /// Waits while too much waits to be written.
+    async fn room(&self) {
+        loop {
+            let written = self.written.notified();
+            if self.shared().unwritten_bytes < UNWRITTEN_BYTES {
+                return;
+            }
+            written.await;
+        }
     }
 }
 
@@ -259,12 +294,12 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let value = encode(vote)?;
         let key = Bytes::from_static(VOTE);
-        self.engine.write(vec![Write::Put {
+        self.persist(vec![Write::Put {
             column: Column::Meta,
             key,
             value,
-        }])?;
-        self.synced().await?;
+        }])
+        .await?;
         self.shared().vote = Some(*vote);
         Ok(())
     }
@@ -284,7 +319,9 @@ impl RaftLogStorage<Types> for LogStore {
                 value,
             });
         }
-        self.engine.write(batch)?;
+        self.room().await;
+        let bytes: usize = entries.iter().map(size).sum();
+        let last = entries.last().map(|entry| entry.log_id);
         {
             let mut shared = self.shared();
             let mut grown = false;
@@ -295,26 +332,34 @@ impl RaftLogStorage<Types> for LogStore {
                 self.grown.notify_one();
             }
         }
-        self.engine
-            .sync(Box::new(move |result| callback.io_completed(result)));
+        let (shared, written) = (self.shared.clone(), self.written.clone());
+        let done = move |result: io::Result<()>| {
+            {
+                let mut shared = locked(&shared);
+                shared.unwritten_bytes -= bytes;
+                if let (Ok(()), Some(last)) = (&result, last) {
+                    shared.forget(last);
+                }
+            }
+            written.notify_one();
+            callback.io_completed(result);
+        };
+        self.engine.persist(batch, Box::new(done));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         let from = last_log_id.map_or(0, |id| id.index + 1);
-        if self.shared().last.is_none_or(|last| last.index < from) {
+        let Some(last) = self.shared().last.filter(|last| last.index >= from) else {
             return Ok(());
-        }
-        let mut batch = Vec::new();
-        self.engine
-            .scan(Column::Log, &key(from), &END, &mut |key, _| {
-                batch.push(Write::Delete {
-                    column: Column::Log,
-                    key: Bytes::copy_from_slice(key),
-                });
-                true
-            })?;
-        self.engine.write(batch)?;
+        };
+        let delete = |index| Write::Delete {
+            column: Column::Log,
+            key: key(index),
+        };
+        // Waited for, so that nothing is applied in the place of an entry that is still there.
+        self.persist((from..=last.index).map(delete).collect())
+            .await?;
         let mut shared = self.shared();
         while shared
             .recent
@@ -330,7 +375,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         let value = encode(&log_id)?;
-        self.engine.write(vec![
+        let batch = vec![
             Write::Put {
                 column: Column::Meta,
                 key: Bytes::from_static(PURGED),
@@ -341,7 +386,17 @@ impl RaftLogStorage<Types> for LogStore {
                 start: key(0),
                 end: key(log_id.index + 1),
             },
-        ])?;
+        ];
+        // Not waited for: what a crash brings back is purged again, and a disk that fails stops the
+        // replica at its next entry.
+        self.engine.persist(
+            batch,
+            Box::new(|result| {
+                if let Err(error) = result {
+                    tracing::error!(%error, "purging the log");
+                }
+            }),
+        );
         let mut shared = self.shared();
         shared.extent.purge(log_id.index);
         shared.purged = shared.purged.max(Some(log_id));

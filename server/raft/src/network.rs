@@ -169,6 +169,34 @@ impl PeerNetwork {
     }
 }
 
+/// Lets everybody else run before a request that brings no entries, only how far the log is committed:
+/// the answer to who proposed goes out first. By then there may be another request, which brings
+/// that too and goes in its place.
+fn commits_after<S>(requests: S) -> impl Stream<Item = AppendEntriesRequest<Types>> + Send
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin,
+{
+    let state = (requests.fuse(), None);
+    stream::unfold(state, |(mut requests, held)| async move {
+        let mut request = match held {
+            Some(held) => held,
+            None => requests.next().await?,
+        };
+        let mut held = None;
+        if request.entries.is_empty() {
+            tokio::task::yield_now().await;
+            if let Some(Some(next)) = requests.next().now_or_never() {
+                if next.prev_log_id == request.prev_log_id && next.vote == request.vote {
+                    request = next;
+                } else {
+                    held = Some(next);
+                }
+            }
+        }
+        Some((request, (requests, held)))
+    })
+}
+
 impl RaftNetworkV2<Types> for PeerNetwork {
     type SnapshotData = SnapshotData;
 
@@ -218,7 +246,7 @@ impl RaftNetworkV2<Types> for PeerNetwork {
                 let result = self.heartbeat(&first, &option).await?;
                 return Ok(stream::iter([Ok(result)]).boxed());
             }
-            let requests = stream::once(async move { first }).chain(input);
+            let requests = commits_after(stream::iter([first]).chain(input));
             let payloads = requests.map(|request| {
                 payload(&request).unwrap_or_else(|status| {
                     // The receiver refuses an empty payload, which ends the stream.
@@ -348,4 +376,67 @@ async fn send_files(
         ..SnapshotChunk::default()
     };
     chunks.send(last).await.map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::entry::{Entry, LogId};
+
+    fn log_id(index: u64) -> LogId {
+        let term = openraft::vote::leader_id_std::CommittedLeaderId::new(1);
+        LogId::new(term, index)
+    }
+
+    /// Follows the entry at `after`, brings those up to `last`, and says what is committed.
+    fn request(after: u64, last: u64, committed: u64) -> AppendEntriesRequest<Types> {
+        let blank = |index| Entry {
+            log_id: log_id(index),
+            payload: EntryPayload::Blank,
+        };
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(log_id(after)),
+            entries: (after + 1..=last).map(blank).collect(),
+            leader_commit: Some(log_id(committed)),
+        }
+    }
+
+    /// Each request as it goes out: after which entry, how many, what is committed.
+    async fn sent(requests: Vec<AppendEntriesRequest<Types>>) -> Vec<(u64, usize, u64)> {
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        commits_after(stream::iter(requests))
+            .map(|it| {
+                (
+                    index(it.prev_log_id),
+                    it.entries.len(),
+                    index(it.leader_commit),
+                )
+            })
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_commit_goes_with_the_entries_that_follow() {
+        let requests = vec![request(7, 7, 7), request(7, 9, 7), request(9, 9, 9)];
+        assert_eq!(sent(requests).await, [(7, 2, 7), (9, 0, 9)]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_not_lost_to_entries_that_are_sent_again() {
+        let requests = vec![request(7, 7, 7), request(5, 9, 7)];
+        assert_eq!(sent(requests).await, [(7, 0, 7), (5, 4, 7)]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_lets_the_answer_go_first() {
+        let (told, mut answer) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move { told.send(()).ok() });
+        let mut requests = std::pin::pin!(commits_after(stream::iter([request(7, 7, 7)])));
+        assert!(requests.next().await.is_some());
+        assert!(answer.try_recv().is_ok());
+    }
 }

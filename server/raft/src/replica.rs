@@ -311,14 +311,15 @@ impl Replica {
 
     /// Resolves when the replica can no longer work, with the reason: its storage has failed.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.core.raft.metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return fatal.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "stopped".into();
-            }
+        // The metrics that hold the reason change with every heartbeat; these seldom do, and end
+        // with Raft.
+        let mut seldom = self.core.raft.server_metrics();
+        while seldom.changed().await.is_ok() {
+            seldom.borrow_and_update();
+        }
+        match &self.core.raft.metrics().borrow_watched().running_state {
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => "stopped".into(),
         }
     }
 

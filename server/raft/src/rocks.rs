@@ -1,8 +1,8 @@
 //! The engine for real disks: one RocksDB with one write-ahead log.
 //!
-//! Writes go to the write-ahead log and the memtable at once, unsynced; one thread syncs the log
-//! whenever somebody waits, for everybody who has written by then. A sync does not hold up writes,
-//! so applying goes on while the next entries become durable. A second thread makes checkpoints and
+//! What is to be persisted is queued for one thread, which writes all that waits in one batch and
+//! syncs the write-ahead log once. Applying writes where it runs, unsynced: a sync does not hold it
+//! up, so it goes on while the next entries become durable. A second thread makes checkpoints and
 //! imports.
 
 mod checkpoint;
@@ -21,7 +21,7 @@ use trireme_state::{Pairs, StateError, View};
 
 use crate::engine::{Checkpoint, Column, Done, Engine, Incoming, Write};
 use checkpoint::RocksCheckpoint;
-use threads::{Syncer, Worker};
+use threads::{Worker, Writer};
 
 type Database = DBWithThreadMode<MultiThreaded>;
 type Family<'a> = Arc<rocksdb::BoundColumnFamily<'a>>;
@@ -50,7 +50,7 @@ const WAL_LIMIT_BYTES: u64 = 64 << 20;
 #[derive(Clone)]
 pub struct RocksEngine {
     inner: Arc<Inner>,
-    syncer: Arc<Syncer>,
+    writer: Arc<Writer>,
     worker: Arc<Worker>,
 }
 
@@ -92,7 +92,7 @@ impl RocksEngine {
             current: Mutex::new(current),
         });
         Ok(RocksEngine {
-            syncer: Arc::new(Syncer::start(inner.clone())?),
+            writer: Arc::new(Writer::start(inner.clone())?),
             worker: Arc::new(Worker::start()?),
             inner,
         })
@@ -128,6 +128,10 @@ fn options() -> Options {
     options.set_max_total_wal_size(WAL_LIMIT_BYTES);
     options.set_db_write_buffer_size(ALL_WRITE_BUFFERS_BYTES);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // What is written goes to the file with the next sync, all of it in one call. Until then it would
+    // only have been in the page cache: a crash of the machine loses it either way, and one of the
+    // process loses what the log replays.
+    options.set_manual_wal_flush(true);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
     options.set_max_open_files(256);
@@ -241,6 +245,10 @@ impl Inner {
             }
         }
         Ok(batch)
+    }
+
+    pub(crate) fn write(&self, writes: Vec<Write>) -> io::Result<()> {
+        self.database.write(self.batch(writes)?).map_err(failed)
     }
 
     pub(crate) fn sync_now(&self) -> io::Result<()> {
@@ -357,12 +365,11 @@ impl Engine for RocksEngine {
     }
 
     fn write(&self, batch: Vec<Write>) -> io::Result<()> {
-        let batch = self.inner.batch(batch)?;
-        self.inner.database.write(batch).map_err(failed)
+        self.inner.write(batch)
     }
 
-    fn sync(&self, done: Done) {
-        self.syncer.enqueue(done);
+    fn persist(&self, batch: Vec<Write>, done: Done) {
+        self.writer.enqueue(batch, done);
     }
 
     fn with_state(&self, read: &mut dyn FnMut(&dyn View)) {

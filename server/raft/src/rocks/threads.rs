@@ -5,13 +5,12 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use super::{Inner, locked};
-use crate::engine::Done;
+use crate::engine::{Done, Write};
 
-/// Syncs the write-ahead log for everybody who waits.
+/// Writes what is queued: all of it in one batch with one sync, then the callbacks.
 ///
-/// Its queue is bounded by its callers: openraft has at most one append call under way and holds
-/// back when too many are unflushed.
-pub(super) struct Syncer {
+/// Its queue is bounded by its caller, the log, which counts the bytes that wait.
+pub(super) struct Writer {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
@@ -24,32 +23,37 @@ struct Queue {
 
 #[derive(Default)]
 struct Waiting {
+    writes: Vec<Write>,
     done: Vec<Done>,
     closed: bool,
 }
 
-impl Syncer {
-    pub(super) fn start(inner: Arc<Inner>) -> io::Result<Syncer> {
+impl Writer {
+    pub(super) fn start(inner: Arc<Inner>) -> io::Result<Writer> {
         let queue = Arc::new(Queue::default());
         let shared = queue.clone();
         let thread = std::thread::Builder::new()
-            .name("wal-sync".into())
-            .spawn(move || sync_until_closed(&shared, &inner))?;
-        Ok(Syncer {
+            .name("log-writer".into())
+            .spawn(move || write_until_closed(&shared, &inner))?;
+        Ok(Writer {
             queue,
             thread: Some(thread),
         })
     }
 
-    pub(super) fn enqueue(&self, done: Done) {
-        locked(&self.queue.waiting).done.push(done);
+    pub(super) fn enqueue(&self, batch: Vec<Write>, done: Done) {
+        {
+            let mut waiting = locked(&self.queue.waiting);
+            waiting.writes.extend(batch);
+            waiting.done.push(done);
+        }
         self.queue.arrived.notify_one();
     }
 }
 
-fn sync_until_closed(queue: &Queue, inner: &Inner) {
+fn write_until_closed(queue: &Queue, inner: &Inner) {
     loop {
-        let waiting = {
+        let (writes, done) = {
             let mut waiting = locked(&queue.waiting);
             while waiting.done.is_empty() {
                 if waiting.closed {
@@ -60,11 +64,15 @@ fn sync_until_closed(queue: &Queue, inner: &Inner) {
                     .wait(waiting)
                     .unwrap_or_else(|p| p.into_inner());
             }
-            std::mem::take(&mut waiting.done)
+            (
+                std::mem::take(&mut waiting.writes),
+                std::mem::take(&mut waiting.done),
+            )
         };
-        // Everything these callers wrote was written before they asked.
-        let result = inner.sync_now();
-        for done in waiting {
+        // Not one synced write: RocksDB would make writes that come meanwhile, those of applying,
+        // wait for the disk too.
+        let result = inner.write(writes).and_then(|()| inner.sync_now());
+        for done in done {
             done(match &result {
                 Ok(()) => Ok(()),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
@@ -73,7 +81,7 @@ fn sync_until_closed(queue: &Queue, inner: &Inner) {
     }
 }
 
-impl Drop for Syncer {
+impl Drop for Writer {
     fn drop(&mut self) {
         locked(&self.queue.waiting).closed = true;
         self.queue.arrived.notify_one();
