@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context as Task, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, DATE, HOST, UPGRADE};
+use http::header::{CONTENT_LENGTH, COOKIE, DATE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
@@ -91,6 +91,9 @@ fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
         headers.remove(UPGRADE);
         headers.remove(&HTTP2_SETTINGS);
     }
+    if request.version == http::Version::HTTP_2 {
+        join_cookies(&mut headers);
+    }
     let parts = request.uri.into_parts();
     let host = headers.remove(HOST);
     let authority = parts
@@ -110,6 +113,18 @@ fn head_of(request: http::request::Parts, tls: bool) -> RequestHead {
         authority,
         path,
         headers,
+    }
+}
+
+/// Puts a cookie together that HTTP/2 let the client send in crumbs (RFC 9113, 8.2.3): servers behind expect one.
+fn join_cookies(headers: &mut http::HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let joined = crumbs.collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(cookie) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, cookie);
     }
 }
 
@@ -606,6 +621,28 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         if !self.running.finished && (self.upgraded || self.inner.is_end_stream()) {
             self.end(Event::ResponseEnd);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crumbs_of_a_cookie_are_one_header_behind_http2_and_left_alone_behind_http1() {
+        for (version, wanted) in [
+            (http::Version::HTTP_2, vec!["a=1; b=2; c=3"]),
+            (http::Version::HTTP_11, vec!["a=1; b=2", "c=3"]),
+        ] {
+            let request = Request::builder()
+                .version(version)
+                .header(COOKIE, "a=1; b=2")
+                .header(COOKIE, "c=3");
+            let (parts, ()) = request.body(()).expect("valid").into_parts();
+            let head = head_of(parts, false);
+            let cookies: Vec<_> = head.headers.get_all(COOKIE).iter().collect();
+            assert_eq!(cookies, wanted, "{version:?}");
         }
     }
 }
