@@ -16,8 +16,8 @@ help:
 	@echo 'make down       end it, and remove every trace of it'
 	@echo 'make status     how it is'
 	@echo 'make test       everything that CI runs'
-	@echo 'make test-long  what takes longer: many simulation seeds, soak'
-	@echo 'make bench      measurements beside etcd'
+	@echo 'make test-long  what takes longer: fuzzing, many simulation seeds, measurements'
+	@echo 'make bench      measurements beside etcd and Envoy, and of the mesh at size (bench.sh store|proxy|mesh: one of them)'
 	@echo 'make setup      install what is missing (Debian, Ubuntu), saying what and why'
 
 setup:

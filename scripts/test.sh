@@ -14,14 +14,16 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 names=() times=() results=()
-failed=0
+failed=0 skipped=0
 part() {
   local name=$1; shift
   printf '\n=== %s: %s\n' "$name" "$*"
   local begin=$SECONDS status=0
   "$@" || status=$?
   names+=("$name"); times+=($((SECONDS - begin)))
-  if [ "$status" = 0 ]; then results+=(passed); else results+=("FAILED ($status)"); failed=$((failed + 1)); fi
+  if [ "$status" = 0 ]; then results+=(passed)
+  elif [ "$status" = 75 ]; then results+=('not run, see above'); skipped=$((skipped + 1))
+  else results+=("FAILED ($status)"); failed=$((failed + 1)); fi
 }
 
 part 'set-up' scripts/setup.sh build run test
@@ -37,6 +39,7 @@ part 'oracle' cargo test --locked --release --workspace --test oracle --no-fail-
 # Selected over the whole workspace, so that cargo unifies the same features and compiles nothing again.
 part 'end to end' cargo test --locked --release --workspace --test 'e2e_*' --no-fail-fast -- --test-threads=1 --nocapture
 if [ "$mode" = long ]; then
+  part 'fuzzing' scripts/fuzz.sh 120
   part 'measurements' scripts/bench.sh
 fi
 
@@ -47,5 +50,5 @@ for index in "${!names[@]}"; do
   total=$((total + times[index]))
 done
 printf '%-28s %8d\n' all "$total"
-printf '%d passed, %d failed\n' $((${#names[@]} - failed)) "$failed"
+printf '%d passed, %d failed, %d skipped\n' $((${#names[@]} - failed - skipped)) "$failed" "$skipped"
 [ "$failed" = 0 ]

@@ -2,6 +2,8 @@
 //!
 //! Absolute numbers say more about the machine than about the program; what counts are the ratios.
 
+mod mesh;
+mod process;
 mod proxy;
 mod store;
 
@@ -19,6 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// The mesh at size: real servers, a hundred real proxies, up to thousands of services.
+    Mesh(mesh::Options),
     /// Our proxy beside Envoy, haproxy and nginx.
     Proxy(proxy::Options),
     /// Replicated writes with fsync: three members of ours beside three of etcd.
@@ -30,8 +34,12 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if matches!(arguments.what, What::Mesh(_)) {
+        // Before there is another thread, which would stay outside.
+        mesh::isolate()?;
+    }
     let threads = match &arguments.what {
-        What::Proxy(_) => 1,
+        What::Mesh(_) | What::Proxy(_) => 1,
         What::Store(_) => 2,
         What::StoreMember(options) => options.threads,
     };
@@ -41,6 +49,7 @@ fn main() -> anyhow::Result<()> {
     };
     let runtime = builder.worker_threads(threads).enable_all().build()?;
     match arguments.what {
+        What::Mesh(options) => runtime.block_on(mesh::run(options)),
         What::Proxy(options) => runtime.block_on(proxy::run(options)),
         What::Store(options) => runtime.block_on(store::run(options)),
         What::StoreMember(options) => runtime.block_on(store::member::run(options)),

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 
 use load::{Measured, Protocol};
-use peer::{Peer, Process, System};
+use peer::{Peer, System};
+
+use crate::process::Process;
 
 #[derive(clap::Args)]
 pub struct Options {

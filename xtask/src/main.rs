@@ -76,6 +76,7 @@ const RANK: &[(&str, u8)] = &[
     ("bench", 7),
     ("e2e", 7),
     ("oracle", 7),
+    ("trireme-fuzz", 7),
 ];
 
 /// Lines of a source file: about 500 is one idea, past this it is two.

@@ -3,13 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-use anyhow::{Context as _, bail};
 
 use super::configuration::{self, Ports};
 use super::load::Protocol;
 use super::{pinned, wait_for};
+use crate::process::Process;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum System {
@@ -34,91 +32,6 @@ impl System {
     /// nginx speaks HTTP/2 to clients only, and Debian's light one passes no TCP on.
     pub fn speaks(self, protocol: Protocol) -> bool {
         self != System::Nginx || protocol == Protocol::Http1
-    }
-}
-
-/// A process that ends with us.
-pub struct Process {
-    child: Child,
-    name: String,
-}
-
-impl Process {
-    fn start(mut command: Command, name: &str) -> anyhow::Result<Process> {
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().with_context(|| format!("{command:?}"))?;
-        Ok(Process {
-            child,
-            name: name.to_owned(),
-        })
-    }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn check(&mut self) -> anyhow::Result<()> {
-        match self.child.try_wait()? {
-            Some(status) => bail!("{} ended: {status}", self.name),
-            None => Ok(()),
-        }
-    }
-
-    /// The process and those it started (nginx's worker).
-    fn family(&self) -> Vec<u32> {
-        let mut family = vec![self.id()];
-        let children = format!("/proc/{0}/task/{0}/children", self.id());
-        if let Ok(text) = std::fs::read_to_string(children) {
-            family.extend(
-                text.split_whitespace()
-                    .filter_map(|id| id.parse::<u32>().ok()),
-            );
-        }
-        family
-    }
-
-    /// Time on a core so far, nanoseconds.
-    pub fn cpu_nanos(&self) -> anyhow::Result<u64> {
-        let mut sum = 0;
-        for id in self.family() {
-            for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
-                let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-                let first = text
-                    .split_whitespace()
-                    .next()
-                    .context("schedstat is empty")?;
-                sum += first.parse::<u64>()?;
-            }
-        }
-        Ok(sum)
-    }
-
-    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let mut sum = 0;
-        for id in self.family() {
-            let text = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("VmRSS:"))
-                .context("no VmRSS")?;
-            let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-            sum += kib * 1024;
-        }
-        Ok(sum)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // nginx's master first: it would replace its worker. Some may have ended by themselves.
-        for id in self.family() {
-            let _ = Command::new("kill")
-                .arg("-9")
-                .arg(id.to_string())
-                .stderr(Stdio::null())
-                .status();
-        }
-        let _ = self.child.wait();
     }
 }
 

@@ -26,6 +26,8 @@ mod spdy;
 mod status;
 mod upgrade;
 mod websocket;
+#[doc(hidden)]
+pub mod wire;
 
 pub use backend::{
     BackendError, ExecBackend, PortForwardBackend, Process, Reader, StreamOptions, TerminalSize,

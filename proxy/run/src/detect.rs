@@ -68,15 +68,15 @@ pub fn http(bytes: &[u8]) -> Detected {
         Some(b' ') if method > 0 => {}
         Some(_) => return Detected::Other,
     }
-    match bytes.iter().position(|byte| *byte == b'\n') {
-        Some(end) => request_line(&bytes[..end]),
-        None if bytes.len() >= MAX_LINE_BYTES => Detected::Other,
-        None if bytes
-            .iter()
-            .any(|byte| *byte < 0x20 && *byte != b'\r' && *byte != b'\t') =>
-        {
-            Detected::Other
-        }
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    // The same whether the line has ended or not, so that a decision stands however the bytes arrive.
+    let line = &bytes[..end.unwrap_or(bytes.len())];
+    let control = |byte: &u8| *byte < 0x20 && *byte != b'\r' && *byte != b'\t';
+    if line.len() >= MAX_LINE_BYTES || line.iter().any(control) {
+        return Detected::Other;
+    }
+    match end {
+        Some(_) => request_line(line),
         None => Detected::Undecided,
     }
 }
@@ -101,6 +101,25 @@ mod tests {
         assert_eq!(is_tls(b"\x16\x03\x01"), Detected::Tls);
         assert_eq!(is_tls(b"\x16"), Detected::Undecided);
         assert_eq!(is_tls(b"GET"), Detected::Other);
+    }
+
+    #[test]
+    fn a_control_byte_or_a_long_line_is_no_request_also_once_its_line_has_ended() {
+        for (early, whole) in [
+            (&b"GET /\x04"[..], b"GET /\x04 HTTP/1.1\r\n".to_vec()),
+            (
+                &[b"GET /".as_slice(), &[b'x'; MAX_LINE_BYTES]].concat(),
+                [
+                    b"GET /".as_slice(),
+                    &[b'x'; MAX_LINE_BYTES],
+                    b" HTTP/1.1\r\n",
+                ]
+                .concat(),
+            ),
+        ] {
+            assert_eq!(http(early), Detected::Other);
+            assert_eq!(http(&whole), Detected::Other);
+        }
     }
 
     proptest! {

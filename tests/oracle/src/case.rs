@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::client::{self, Request, Response};
 use crate::place::Place;
@@ -30,6 +31,17 @@ pub struct Observation {
 pub type Running = Pin<Box<dyn Future<Output = Result<Observation>> + Send>>;
 pub type Script = Box<dyn Fn(Stand) -> Running + Send + Sync>;
 pub type Configuration = Box<dyn Fn(&Place) -> Resources + Send + Sync>;
+
+/// Requests of which the fastest counts.
+const TIMED: usize = 4;
+/// Times may differ by this share,
+const TIME_SHARE: f64 = 0.05;
+/// and by what the machine's scheduling adds.
+const TIME_SLACK_MS: f64 = 60.0;
+/// Answers in a row that show a change to be in force.
+const CHANGED: usize = 6;
+/// By then it is, also on a loaded machine.
+const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A configuration and a script of requests.
 pub struct Case {
@@ -108,6 +120,36 @@ impl Stand {
     pub async fn send(&self, number: usize, request: &Request) -> Result<Response> {
         let request = request.clone().header("x-key", &self.key(number));
         client::send(self.place.listener, &request).await
+    }
+
+    /// Tells the proxy of changed routes and endpoints, and asks until `there` says of an answer that the change is in
+    /// force. Answers what came on the way; every proxy is asked under keys from `first` on.
+    pub async fn change(
+        &self,
+        resources: &Resources,
+        first: usize,
+        request: &Request,
+        there: impl Fn(&Response) -> bool,
+    ) -> Result<Vec<Response>> {
+        self.proxy.change(resources)?;
+        let begin = Instant::now();
+        let mut seen = Vec::new();
+        // A change is there once it is there several times: two hosts take turns.
+        let mut in_a_row = 0;
+        for number in first.. {
+            let response = self.send(number, request).await?;
+            in_a_row = if there(&response) { in_a_row + 1 } else { 0 };
+            seen.push(response);
+            if in_a_row >= CHANGED {
+                break;
+            }
+            ensure!(
+                begin.elapsed() < CHANGE_LIMIT,
+                "the change is not in force after {} s",
+                CHANGE_LIMIT.as_secs()
+            );
+        }
+        Ok(seen)
     }
 
     /// What reached the servers of a request.
@@ -220,6 +262,17 @@ impl Stand {
             *sample.entry(class).or_insert(0) += 1;
         }
         Ok(sample)
+    }
+
+    /// The least time that a request takes of a few, and how far apart the two sides may be: a busy machine makes an
+    /// answer later, never earlier. Numbered from 1.
+    pub async fn least_time(&self, request: &Request, first: Duration) -> Result<(f64, f64)> {
+        let mut least = first;
+        for number in 1..TIMED {
+            least = least.min(self.send(number, request).await?.took);
+        }
+        let time = milliseconds(least);
+        Ok((time, time * TIME_SHARE + TIME_SLACK_MS))
     }
 
     /// Sends `count` requests at once, numbered from `first`; answers in their order.

@@ -1,5 +1,7 @@
 //! HTTP/1.1 byte by byte: what was sent is exactly what a case says, and what came is seen as it is.
 
+pub mod http2;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ pub mod place;
 pub mod proxy;
 pub mod shape;
 pub mod statistics;
+pub mod tls;
 pub mod transcode;
 pub mod upstream;
 

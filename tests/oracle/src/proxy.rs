@@ -80,6 +80,7 @@ pub struct Proxy {
     pub side: &'static str,
     admin: SocketAddr,
     log: Mutex<Log>,
+    source: StaticSource,
     _process: Child,
     _ads: Served,
 }
@@ -99,7 +100,8 @@ impl Proxy {
         let number = usize::from(side != "envoy");
         let ads = place::service(number, ADS_PORT);
         let admin = place::service(number, ADMIN_PORT);
-        let served = serve(ads, resources).await?;
+        let source = StaticSource::new();
+        let served = serve(ads, source.clone(), resources).await?;
         let log = std::fs::File::create(scratch.join(format!("{side}.log")))?;
         let mut command = if side == "envoy" {
             envoy(ads, admin, scratch)?
@@ -117,10 +119,28 @@ impl Proxy {
             side,
             admin,
             log: Mutex::new(Log::new(access_log(side, scratch))),
+            source,
             _process: process,
             _ads: served,
         };
         Ok(proxy)
+    }
+
+    /// Tells the proxy of changed routes and endpoints; what they are called stays.
+    ///
+    /// # Errors
+    /// When one of them cannot be said in Envoy's messages.
+    pub fn change(&self, resources: &Resources) -> Result<()> {
+        for (kind, list) in [
+            (Kind::Endpoint, &resources.endpoints),
+            (Kind::Route, &resources.routes),
+        ] {
+            for resource in pack(kind, list)? {
+                let name = resource.name.clone();
+                self.source.set_one(kind, &name, Some(resource));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until every listener takes connections.
@@ -217,27 +237,36 @@ impl Log {
     }
 }
 
-async fn serve(at: SocketAddr, resources: &Resources) -> Result<Served> {
-    let source = StaticSource::new();
-    let pack = |full_name: &str, list: &[Value]| -> Result<Vec<Resource>> {
-        list.iter()
-            .map(|json| {
-                let name = json["name"].as_str().context("a resource has a name")?;
-                let packed = transcode::pack(full_name, json).with_context(|| name.to_owned())?;
-                Ok(Resource::new(name, packed))
-            })
-            .collect()
+fn pack(kind: Kind, list: &[Value]) -> Result<Vec<Resource>> {
+    let (full_name, field) = match kind {
+        Kind::Cluster => ("envoy.config.cluster.v3.Cluster", "name"),
+        Kind::Listener => ("envoy.config.listener.v3.Listener", "name"),
+        Kind::Route => ("envoy.config.route.v3.RouteConfiguration", "name"),
+        Kind::Endpoint => (
+            "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            "cluster_name",
+        ),
+        Kind::Secret => bail!("no case has secrets discovered"),
     };
-    source.set(vec![
-        (
-            Kind::Cluster,
-            pack("envoy.config.cluster.v3.Cluster", &resources.clusters)?,
-        ),
-        (
-            Kind::Listener,
-            pack("envoy.config.listener.v3.Listener", &resources.listeners)?,
-        ),
-    ]);
+    let packed = list.iter().map(|json| {
+        let name = json[field].as_str().context("a resource has a name")?;
+        let packed = transcode::pack(full_name, json).with_context(|| name.to_owned())?;
+        Ok(Resource::new(name, packed))
+    });
+    packed.collect()
+}
+
+async fn serve(at: SocketAddr, source: StaticSource, resources: &Resources) -> Result<Served> {
+    let mut all = Vec::new();
+    for (kind, list) in [
+        (Kind::Cluster, &resources.clusters),
+        (Kind::Endpoint, &resources.endpoints),
+        (Kind::Listener, &resources.listeners),
+        (Kind::Route, &resources.routes),
+    ] {
+        all.push((kind, pack(kind, list)?));
+    }
+    source.set(all);
     let closing = CancellationToken::new();
     let ads = Ads::new(
         "oracle",

@@ -14,9 +14,13 @@ const ACCESS_LOG: &str = "%REQ(X-KEY)% %RESPONSE_CODE% %RESPONSE_FLAGS% %UPSTREA
 pub struct Resources {
     pub listeners: Vec<Value>,
     pub clusters: Vec<Value>,
+    /// Route configurations, where listeners name them.
+    pub routes: Vec<Value>,
+    /// Endpoints, where clusters have them discovered.
+    pub endpoints: Vec<Value>,
 }
 
-/// `other` over `base`, objects merged.
+/// `other` over `base`, objects merged; null takes out.
 pub fn merged(mut base: Value, other: Value) -> Value {
     merge(&mut base, other);
     base
@@ -26,7 +30,11 @@ fn merge(base: &mut Value, other: Value) {
     match (base, other) {
         (Value::Object(base), Value::Object(other)) => {
             for (name, value) in other {
-                merge(base.entry(name).or_insert(Value::Null), value);
+                if value.is_null() {
+                    base.remove(&name);
+                } else {
+                    merge(base.entry(name).or_insert(Value::Null), value);
+                }
             }
         }
         (base, other) => *base = other,
@@ -68,6 +76,47 @@ pub fn assigned(place: &Place, name: &str, localities: Value, extra: Value) -> V
     merged(base, extra)
 }
 
+/// A cluster whose endpoints are discovered, round robin, with `extra` merged in.
+pub fn discovered(place: &Place, name: &str, extra: Value) -> Value {
+    let name = place.cluster(name);
+    let base = json!({
+        "name": name,
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "lb_policy": "ROUND_ROBIN",
+        "eds_cluster_config": { "eds_config": { "ads": {}, "resource_api_version": "V3" } },
+    });
+    merged(base, extra)
+}
+
+/// The endpoints of such a cluster, each with its weight.
+pub fn endpoints(place: &Place, name: &str, hosts: &[(SocketAddr, u32)]) -> Value {
+    let endpoints: Vec<Value> = hosts
+        .iter()
+        .map(|(at, weight)| endpoint(*at, json!({ "load_balancing_weight": weight })))
+        .collect();
+    json!({ "cluster_name": place.cluster(name), "endpoints": [{ "lb_endpoints": endpoints }] })
+}
+
+/// A listener whose routes are discovered.
+pub fn routed(place: &Place) -> Value {
+    let rds = json!({
+        "route_config_name": place.name,
+        "config_source": { "ads": {}, "resource_api_version": "V3" },
+    });
+    http(
+        place,
+        json!([]),
+        vec![],
+        json!({ "route_config": null, "rds": rds }),
+    )
+}
+
+/// The routes of such a listener.
+pub fn routes(place: &Place, virtual_hosts: Value) -> Value {
+    json!({ "name": place.name, "virtual_hosts": virtual_hosts })
+}
+
 /// Speaks HTTP/2 to its endpoints.
 pub fn http2() -> Value {
     json!({ "typed_extension_protocol_options": {
@@ -86,6 +135,20 @@ fn access_log(place: &Place) -> Value {
             "log_format": { "text_format_source": { "inline_string": ACCESS_LOG } },
         })),
     }])
+}
+
+/// A listener with filter chains of its own, that looks into TLS.
+pub fn inspecting(place: &Place, chains: Value) -> Value {
+    json!({
+        "name": place.name,
+        "address": address(place.listener),
+        "listener_filters": [filter(
+            "envoy.filters.listener.tls_inspector",
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+            json!({}),
+        )],
+        "filter_chains": chains,
+    })
 }
 
 fn listener(place: &Place, filters: Value) -> Value {

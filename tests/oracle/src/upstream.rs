@@ -4,6 +4,10 @@
 //! of the same `x-key`; the last goes on: `0=503,200;*=reset`. An action is a status, `reset`, `close`
 //! (without an answer), `half` (of a body, then close), `204-long` (with a body that it must not have) or `hang`, and may add `+after:MS` and headers
 //! (`503+retry-after:1`).
+//!
+//! What speaks TLS or HTTP/2 is served by hyper (`http2`); HTTP/1.1 in the clear byte by byte.
+
+mod http2;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -74,6 +78,11 @@ impl Upstreams {
 
     async fn connection(&self, mut stream: TcpStream, host: usize) -> Result<()> {
         stream.set_nodelay(true)?;
+        match first_bytes(&stream).await? {
+            [0x16, ..] => return http2::serve_tls(self, stream, host).await,
+            [b'P', b'R', b'I'] => return http2::serve(self, stream, host, None, true).await,
+            _ => {}
+        }
         let mut buffer = Vec::new();
         loop {
             let Some(head) = read_head(&mut stream, &mut buffer).await? else {
@@ -92,8 +101,6 @@ impl Upstreams {
     }
 
     fn note(&self, head: &Head, host: usize, body: &[u8]) -> String {
-        let key = head.get("x-key").unwrap_or_default().to_owned();
-        let plan = head.get("x-plan").unwrap_or_default().to_owned();
         let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, value) in &head.headers {
             headers.entry(name.clone()).or_default().push(value.clone());
@@ -103,6 +110,13 @@ impl Upstreams {
             "headers": headers,
             "body": String::from_utf8_lossy(body),
         });
+        let key = head.get("x-key").unwrap_or_default();
+        self.plan(key, head.get("x-plan").unwrap_or_default(), host, seen)
+    }
+
+    /// Notes a request, and says what the plan has for it.
+    fn plan(&self, key: &str, plan: &str, host: usize, seen: Value) -> String {
+        let key = key.to_owned();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.attempts.push(Attempt {
             key: key.clone(),
@@ -123,6 +137,20 @@ impl Upstreams {
         *count += 1;
         let actions: Vec<&str> = actions.split(',').collect();
         actions[number.min(actions.len() - 1)].to_owned()
+    }
+}
+
+/// What a connection begins with, as far as it tells protocols apart.
+async fn first_bytes(stream: &TcpStream) -> Result<[u8; 3]> {
+    let mut first = [0; 3];
+    loop {
+        let count = stream.peek(&mut first).await?;
+        // TLS and HTTP/1.1 are told by one byte, but for a method that begins as HTTP/2 does.
+        if count == 0 || count == first.len() || first[0] != b'P' {
+            return Ok(first);
+        }
+        stream.readable().await?;
+        tokio::task::yield_now().await;
     }
 }
 

@@ -62,6 +62,8 @@ async fn our_proxy_does_what_envoy_does() -> Result<()> {
             let own = (case.configuration)(place);
             all.listeners.extend(own.listeners);
             all.clusters.extend(own.clusters);
+            all.routes.extend(own.routes);
+            all.endpoints.extend(own.endpoints);
         }
         let proxy = Arc::new(Proxy::start(side, &all, scratch.path()).await?);
         let listeners: Vec<_> = places.iter().map(|place| place.listener).collect();

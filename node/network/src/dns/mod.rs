@@ -12,5 +12,7 @@ mod snapshot;
 mod upstream;
 
 pub use resolv::{DnsConfig, DnsPolicy, ResolvConf, upstreams};
+#[doc(hidden)]
+pub use server::answer_datagram;
 pub use server::{DnsError, SERVER_ADDRESS, Server, ServerConfig, claim_address, release_address};
 pub use snapshot::{EndpointRecord, PortRecord, ServiceAddress, ServiceRecord, Snapshot};

@@ -93,6 +93,14 @@ struct Shared {
     turn: AtomicUsize,
 }
 
+impl Shared {
+    fn answer_locally(&self, question: &Question) -> Option<Message> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let snapshot = self.snapshot.borrow().clone();
+        answer_locally(&snapshot, question, turn)
+    }
+}
+
 impl Server {
     /// Listens on UDP and TCP. The address has to exist: see
     /// [`claim_address`].
@@ -158,7 +166,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
         let Some(question) = Question::read(&buffer[..length]) else {
             continue;
         };
-        match answer_locally(&shared, &question) {
+        match shared.answer_locally(&question) {
             Some(answer) => send(&socket, &fit(answer, question.udp_bytes()), client).await,
             None => {
                 let (socket, shared) = (socket.clone(), shared.clone());
@@ -218,7 +226,7 @@ async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<
         let Some(question) = Question::read(&buffer) else {
             return Ok(());
         };
-        let bytes = match answer_locally(shared, &question) {
+        let bytes = match shared.answer_locally(&question) {
             Some(answer) => fit(answer, usize::from(u16::MAX)),
             None => forward(shared, question, None).await,
         };
@@ -226,6 +234,15 @@ async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<
         framed.extend_from_slice(&bytes);
         timeout(IDLE_TIMEOUT, stream.write_all(&framed)).await??;
     }
+}
+
+/// The answer to a datagram as a server without upstreams would send it; `None` where there is none, or others
+/// would have to be asked.
+#[doc(hidden)]
+pub fn answer_datagram(snapshot: &Snapshot, bytes: &[u8]) -> Option<Vec<u8>> {
+    let question = Question::read(bytes)?;
+    let answer = answer_locally(snapshot, &question, 0)?;
+    Some(fit(answer, question.udp_bytes()))
 }
 
 struct Question {
@@ -279,7 +296,7 @@ impl Question {
 }
 
 /// The answer, where no upstream has to be asked.
-fn answer_locally(shared: &Shared, question: &Question) -> Option<Message> {
+fn answer_locally(snapshot: &Snapshot, question: &Question, turn: usize) -> Option<Message> {
     let message = &question.message;
     if message.metadata.message_type == MessageType::Response {
         return Some(message.clone());
@@ -296,12 +313,7 @@ fn answer_locally(shared: &Shared, question: &Question) -> Option<Message> {
     if query.query_class() != DNSClass::IN {
         return None;
     }
-    let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
-    let resolution = {
-        let snapshot = shared.snapshot.borrow().clone();
-        resolve(&snapshot, query.name(), query.query_type(), turn)
-    };
-    match resolution {
+    match resolve(snapshot, query.name(), query.query_type(), turn) {
         Resolution::Known(reply) => Some(known(question, reply)),
         Resolution::Alias { .. } | Resolution::Elsewhere => None,
     }

@@ -14,3 +14,10 @@ mod stream;
 
 pub(crate) use connection::Connection;
 pub(crate) use stream::{Stream, StreamSender};
+
+/// How many blocks are read before one is refused.
+pub(crate) fn read_headers(blocks: &[&[u8]]) -> usize {
+    let mut decoder = header::Decoder::new();
+    let read = |block: &&&[u8]| decoder.decode(block).is_ok();
+    blocks.iter().take_while(read).count()
+}

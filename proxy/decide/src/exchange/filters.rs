@@ -13,6 +13,7 @@ use crate::fault::Abort;
 use crate::flags::Flags;
 use crate::header_change::change_request;
 use crate::time::Nanos;
+use crate::upstream::ClusterStats;
 use crate::{cors, fault, ratelimit};
 
 const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
@@ -333,6 +334,7 @@ impl Exchange {
             return;
         };
         self.see(context.now);
+        self.count_rate_limit(&answer, filter.failure_mode_deny, context);
         match answer {
             RateLimitAnswer::Ok {
                 request_headers,
@@ -370,6 +372,26 @@ impl Exchange {
                 effects,
             ),
             RateLimitAnswer::Error => self.filters(index + 1, context, effects),
+        }
+    }
+
+    /// Counted at the cluster that the request is for, as Envoy does.
+    fn count_rate_limit(&self, answer: &RateLimitAnswer, denies: bool, context: &Context<'_>) {
+        let place = self.place.as_ref();
+        let name = place.and_then(|place| place.cluster(&self.head));
+        let Some(cluster) = name.and_then(|name| context.live.cluster(name, context.now)) else {
+            return;
+        };
+        let stats = &cluster.stats;
+        match answer {
+            RateLimitAnswer::Ok { .. } => ClusterStats::inc(&stats.ratelimit_ok),
+            RateLimitAnswer::OverLimit { .. } => ClusterStats::inc(&stats.ratelimit_over_limit),
+            RateLimitAnswer::Error => {
+                ClusterStats::inc(&stats.ratelimit_error);
+                if !denies {
+                    ClusterStats::inc(&stats.ratelimit_failure_mode_allowed);
+                }
+            }
         }
     }
 

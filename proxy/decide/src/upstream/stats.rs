@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($name:ident $doc:literal;)*) => {
+    (@name $name:ident) => { stringify!($name) };
+    (@name $name:ident $text:literal) => { $text };
+    ($($name:ident $(= $text:literal)? $doc:literal;)*) => {
         /// Counters of a cluster; each has Envoy's name after `cluster.NAME.`.
         #[derive(Debug, Default)]
         pub struct ClusterStats {
@@ -13,7 +15,7 @@ macro_rules! counters {
         impl ClusterStats {
             /// Every counter with its name and value, in a fixed order.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*].into_iter()
+                [$((counters!(@name $name $($text)?), self.$name.load(Ordering::Relaxed)),)*].into_iter()
             }
         }
     };
@@ -50,6 +52,10 @@ counters! {
     lb_subsets_fallback "Choices by a subset's fallback.";
     lb_subsets_selected "Choices within a subset.";
     upstream_rq_drop_overload "Requests dropped because the control plane asked.";
+    ratelimit_ok = "ratelimit.ok" "Requests that the rate limit service let pass.";
+    ratelimit_over_limit = "ratelimit.over_limit" "Requests that it refused.";
+    ratelimit_error = "ratelimit.error" "Requests of which it did not say.";
+    ratelimit_failure_mode_allowed = "ratelimit.failure_mode_allowed" "Of those, requests that went on.";
     upstream_rq_2xx "Answers 200 to 299.";
     upstream_rq_3xx "Answers 300 to 399.";
     upstream_rq_4xx "Answers 400 to 499.";

@@ -156,7 +156,7 @@ pub fn istio(all: &BTreeMap<Labels, Series>, out: &mut String) {
 /// Envoy's statistics of clusters, by Envoy's names for Prometheus.
 pub fn envoy(shared: &Shared, out: &mut String) {
     let live = shared.live();
-    let mut by_name: BTreeMap<&'static str, String> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, String> = BTreeMap::new();
     for cluster in live.in_use() {
         let mut label = String::new();
         put("cluster_name", &cluster.config.name, &mut label);
@@ -165,10 +165,10 @@ pub fn envoy(shared: &Shared, out: &mut String) {
             .iter()
             .map(|(which, name)| (*name, own.get(*which)));
         for (name, value) in cluster.stats.iter().chain(own) {
-            let _ = writeln!(
-                by_name.entry(name).or_default(),
-                "envoy_cluster_{name}{{{label}}} {value}"
-            );
+            // Prometheus' names have no dots.
+            let name = name.replace('.', "_");
+            let line = format!("envoy_cluster_{name}{{{label}}} {value}\n");
+            by_name.entry(name).or_default().push_str(&line);
         }
     }
     for (name, lines) in by_name {

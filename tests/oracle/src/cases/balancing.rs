@@ -21,6 +21,7 @@ fn listening(place: &Place, action: Value, cluster: Value) -> Resources {
             json!({}),
         )],
         clusters: vec![cluster],
+        ..Resources::default()
     }
 }
 
@@ -275,6 +276,7 @@ fn splits() -> Vec<Case> {
                             cluster(place, "a", &place.hosts[..1], json!({})),
                             cluster(place, "b", &place.hosts[1..], json!({})),
                         ],
+                        ..Resources::default()
                     }
                 },
                 |stand| async move {

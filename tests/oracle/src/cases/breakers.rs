@@ -47,6 +47,7 @@ fn case(name: &str, thresholds: Value, extra: Value, count: usize, priority: &'s
                     &place.hosts,
                     merged(limits, extra.clone()),
                 )],
+                ..Resources::default()
             }
         },
         move |stand| async move {

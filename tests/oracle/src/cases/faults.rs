@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, Observation, milliseconds};
+use crate::case::{Case, Observation};
 use crate::client::Request;
 use crate::place::Place;
 use crate::shape::{Resources, any_host, cluster, filter, http, merged, typed};
@@ -12,7 +12,6 @@ use crate::shape::{Resources, any_host, cluster, filter, http, merged, typed};
 const GROUP: &str = "fault";
 const NAME: &str = "envoy.filters.http.fault";
 const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
-const TOLERANCE_MS: f64 = 300.0;
 
 fn percent(numerator: u32) -> Value {
     json!({ "percentage": { "numerator": numerator, "denominator": "HUNDRED" } })
@@ -31,6 +30,7 @@ fn at_route(fault: Value) -> impl Fn(&Place) -> Resources + Send + Sync + 'stati
                 json!({}),
             )],
             clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+            ..Resources::default()
         }
     }
 }
@@ -45,7 +45,7 @@ fn timed(name: &str, fault: Value, request: Request) -> Case {
                     "upstream": stand.seen(0) }),
                 times: BTreeMap::from([(
                     "answered".to_owned(),
-                    (milliseconds(response.took), TOLERANCE_MS),
+                    stand.least_time(&request, response.took).await?,
                 )]),
                 ..Observation::default()
             })

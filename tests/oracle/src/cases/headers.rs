@@ -24,6 +24,7 @@ fn configured(place: &Place, route: &Value, host: &Value, configuration: &Value)
     Resources {
         listeners: vec![http(place, hosts, vec![], manager)],
         clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+        ..Resources::default()
     }
 }
 
@@ -143,6 +144,7 @@ fn weighted() -> Case {
             Resources {
                 listeners: vec![http(place, any_host(routes), vec![], json!({}))],
                 clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+                ..Resources::default()
             }
         },
         vec![Request::get("/"), Request::get("/b")],
@@ -198,8 +200,7 @@ fn cors() -> Vec<Case> {
                 )];
                 Resources {
                     listeners: vec![http(place, any_host(routes), filters, json!({}))],
-                    clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
-                }
+                    clusters: vec![cluster(place, "a", &place.hosts, json!({}))], ..Resources::default() }
             },
             requests(),
         )
@@ -221,6 +222,7 @@ fn mirrors() -> Vec<Case> {
                     cluster(place, "a", &place.hosts[..1], json!({})),
                     cluster(place, "b", &place.hosts[1..], json!({})),
                 ],
+                ..Resources::default()
             }
         }
     };

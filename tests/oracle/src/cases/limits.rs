@@ -26,6 +26,7 @@ fn limited(settings: Value) -> impl Fn(&Place) -> Resources + Send + Sync + 'sta
         Resources {
             listeners: vec![http(place, any_host(routes), filters, json!({}))],
             clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+            ..Resources::default()
         }
     }
 }

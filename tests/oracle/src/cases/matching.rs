@@ -20,6 +20,7 @@ fn against(place: &Place, route_match: &Value) -> Resources {
     Resources {
         listeners: vec![http(place, any_host(routes), vec![], json!({}))],
         clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+        ..Resources::default()
     }
 }
 
@@ -274,6 +275,7 @@ fn hosts() -> Vec<Case> {
             Resources {
                 listeners: vec![http(place, hosts.into(), vec![], configuration)],
                 clusters: vec![],
+                ..Resources::default()
             }
         }
     };
@@ -341,6 +343,7 @@ fn order() -> Case {
         move |place| Resources {
             listeners: vec![http(place, any_host(routes.clone()), vec![], json!({}))],
             clusters: vec![],
+            ..Resources::default()
         },
         ["/a/b", "/a/c", "/a", "/"].map(Request::get).to_vec(),
     )

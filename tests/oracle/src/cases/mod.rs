@@ -3,7 +3,9 @@
 mod balancing;
 mod breakers;
 mod faults;
+mod global_limits;
 mod headers;
+mod http2;
 mod limits;
 mod matching;
 mod outliers;
@@ -11,6 +13,8 @@ mod protocols;
 mod retries;
 mod rewriting;
 mod timeouts;
+mod tls;
+mod updates;
 
 use crate::case::Case;
 
@@ -28,6 +32,10 @@ pub fn all() -> Vec<Case> {
         faults::cases(),
         limits::cases(),
         protocols::cases(),
+        global_limits::cases(),
+        http2::cases(),
+        tls::cases(),
+        updates::cases(),
     ]
     .into_iter()
     .flatten()

@@ -86,6 +86,7 @@ fn ejected(name: &str, number_of_hosts: usize, plan: &'static str, settings: Val
                 &place.hosts,
                 detection(settings.clone()),
             )],
+            ..Resources::default()
         },
         move |stand| async move {
             hosts(&stand, 0, number_of_hosts * 8, plan).await?;
@@ -228,6 +229,7 @@ fn comes_back(name: &'static str, ejection: usize) -> Case {
                 &place.hosts,
                 detection(json!({ "base_ejection_time": "1.5s", "max_ejection_time": "30s" })),
             )],
+            ..Resources::default()
         },
         move |stand| async move {
             let mut number = 0;
@@ -283,6 +285,7 @@ fn sweeps(name: &'static str, settings: Value) -> Case {
                 &place.hosts,
                 detection(settings.clone()),
             )],
+            ..Resources::default()
         },
         |stand| async move {
             let begin = Instant::now();

@@ -23,6 +23,7 @@ fn plain(name: &str, manager: Value, requests: Vec<Request>) -> Case {
                 manager.clone(),
             )],
             clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+            ..Resources::default()
         },
         requests,
     )
@@ -42,6 +43,7 @@ fn bytes(name: &str, text: String) -> Case {
                 json!({}),
             )],
             clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+            ..Resources::default()
         },
         move |stand| {
             let text = text.clone();
@@ -263,6 +265,7 @@ fn web_socket() -> Case {
                 json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }),
             )],
             clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+            ..Resources::default()
         },
         |stand| async move {
             let mut stream = TcpStream::connect(stand.place.listener).await?;
@@ -307,6 +310,7 @@ fn dead() -> Case {
                 json!({}),
             )],
             clusters: vec![cluster(place, "a", &[place.dead], json!({}))],
+            ..Resources::default()
         },
         |stand| async move {
             let response = stand.send(0, &Request::get("/")).await?;
@@ -334,6 +338,7 @@ fn http2() -> Case {
                 json!({}),
             )],
             clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+            ..Resources::default()
         },
         |stand| async move {
             use http_body_util::{BodyExt, Full};
@@ -395,6 +400,7 @@ fn streams() -> Vec<Case> {
             |place| Resources {
                 listeners: vec![tcp(place, json!({ "cluster": place.cluster("a") }))],
                 clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+                ..Resources::default()
             },
             exchange,
         )
@@ -416,6 +422,7 @@ fn streams() -> Vec<Case> {
                         cluster(place, "a", &place.hosts[..1], json!({})),
                         cluster(place, "b", &place.hosts[1..], json!({})),
                     ],
+                    ..Resources::default()
                 }
             },
             exchange,
@@ -428,6 +435,7 @@ fn streams() -> Vec<Case> {
             |place| Resources {
                 listeners: vec![tcp(place, json!({ "cluster": place.cluster("a") }))],
                 clusters: vec![cluster(place, "a", &[place.dead], json!({}))],
+                ..Resources::default()
             },
             exchange,
         )

@@ -95,6 +95,7 @@ fn retried(place: &Place, policy: &Value, extra: &Value) -> Resources {
             json!({}),
         )],
         clusters: vec![cluster(place, "a", &place.hosts, extra.clone())],
+        ..Resources::default()
     }
 }
 
@@ -196,6 +197,7 @@ fn dead() -> Case {
                     json!({}),
                 )],
                 clusters: vec![cluster(place, "a", &[place.dead], json!({}))],
+                ..Resources::default()
             }
         },
         |stand| async move {
@@ -256,6 +258,7 @@ fn other_hosts() -> Case {
                     json!([{ "lb_endpoints": endpoints }]),
                     json!({ "lb_policy": "RANDOM" }),
                 )],
+                ..Resources::default()
             }
         },
         |stand| async move {

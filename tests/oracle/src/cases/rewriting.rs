@@ -20,6 +20,7 @@ fn routed(name: &str, route_match: Value, action: Value, requests: Vec<Request>)
             Resources {
                 listeners: vec![http(place, any_host(routes), vec![], json!({}))],
                 clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+                ..Resources::default()
             }
         },
         requests,
@@ -43,6 +44,7 @@ fn answered(
             Resources {
                 listeners: vec![http(place, any_host(routes), vec![], json!({}))],
                 clusters: vec![],
+                ..Resources::default()
             }
         },
         requests,

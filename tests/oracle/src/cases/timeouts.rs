@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, Observation, milliseconds};
+use crate::case::{Case, Observation};
 use crate::client::Request;
 use crate::shape::{Resources, any_host, cluster, http, to};
 
 const GROUP: &str = "timeout";
-/// On a machine with other things to do.
-const TOLERANCE_MS: f64 = 300.0;
 
 /// One request; how long it took is compared too.
 fn timed(name: &str, action: Value, request: Request) -> Case {
@@ -26,6 +24,7 @@ fn timed(name: &str, action: Value, request: Request) -> Case {
                 json!({}),
             )],
             clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
+            ..Resources::default()
         },
         move |stand| {
             let request = request.clone();
@@ -40,7 +39,7 @@ fn timed(name: &str, action: Value, request: Request) -> Case {
                     }),
                     times: BTreeMap::from([(
                         "answered".to_owned(),
-                        (milliseconds(response.took), TOLERANCE_MS),
+                        stand.least_time(&request, response.took).await?,
                     )]),
                     ..Observation::default()
                 })
