@@ -16,8 +16,9 @@
 //! crate turns on, adds only a hidden switch that is off unless a world sets it: so one build serves
 //! both, and the product, even when built together with this crate, behaves the same.
 //!
-//! Another kind of world, [`proxies`], has the proxy's worker between clients and upstreams; the bugs that
-//! `trireme-proxy-decide` can have put back (its feature `planted`, switches again) are each to be found there.
+//! Another kind of world, [`proxies`], has proxies between clients and upstreams, and the control plane that
+//! configures them; the bugs that `trireme-proxy-decide` can have put back (its feature `planted`, switches again)
+//! are each to be found there.
 //!
 //! Deliberately not here: TLS (certificates would be most of the work of a dial), the node agents,
 //! and membership changes.
