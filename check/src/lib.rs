@@ -13,10 +13,12 @@
 //! - [`durability`]: no acknowledged write is lost
 //! - [`consensus`]: one leader a term, equal states at equal indexes
 //! - [`traffic`]: what proxies do with requests, hosts and limits
+//! - [`configuration`]: what clients of a configuration protocol hold, and by which version requests are served
 //!
 //! Invariants: pure and deterministic; every search has a named limit and says when it met it.
 //! Deliberately absent: recording, and anything that knows how histories come to be.
 
+pub mod configuration;
 pub mod consensus;
 pub mod durability;
 pub mod history;

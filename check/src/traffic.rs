@@ -2,7 +2,10 @@
 //!
 //! A proxy chooses a host some time before the request arrives there: it may wait for a connection, and messages
 //! travel. So where a property speaks of the moment of choice, a host must have been wrong to choose at every
-//! moment of the last [`Bounds::slack_ms`] before the arrival.
+//! moment from which the request may have come: as long ago as its message can have been under way
+//! ([`Arrival::transit_ms`]), and before that as long as somebody in the cluster waited for a connection without
+//! a break, but no longer than [`Bounds::wait_ms`]. That somebody is perhaps another: who waits is not seen from
+//! outside, so that of a cluster that is always at its limit of connections less is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +15,8 @@ pub struct Host {
     pub name: String,
     /// Outlier detection has it out of the way.
     pub ejected: bool,
+    /// When the time of its ejection is over.
+    pub due_ms: u64,
 }
 
 /// Places taken under a cluster's limits.
@@ -28,6 +33,8 @@ pub struct Taken {
 pub struct Sample {
     pub at_ms: u64,
     pub proxy: u64,
+    /// Rises with every start of the proxy.
+    pub life: u64,
     pub cluster: String,
     /// Rises with every change that the proxy was told of.
     pub configuration: u64,
@@ -36,7 +43,9 @@ pub struct Sample {
     /// When outlier detection next sweeps; it stays until it has swept.
     pub next_sweep_ns: u64,
     pub taken: Taken,
-    /// Hosts that it still has connections to, configured or not.
+    /// Requests that wait for a connection, also those of this cluster's that was removed and is back.
+    pub waiting: u32,
+    /// Hosts that it may still have connections to, configured or not, times the workers that have their own.
     pub connected_hosts: u32,
     /// A cluster that a route names and that is not there.
     pub dangling: Option<String>,
@@ -48,12 +57,18 @@ pub struct Arrival {
     pub at_ms: u64,
     pub proxy: u64,
     pub cluster: String,
+    /// By which the request was sent there.
+    pub route: String,
     pub request: u64,
     /// 1 is the first.
     pub attempt: u32,
     pub host: String,
     /// The upstream broke off its answer half way.
     pub cut: bool,
+    /// How long its message may have been under way.
+    pub transit_ms: u64,
+    /// The version of its route.
+    pub configuration: Option<u64>,
 }
 
 /// How a request ended for its client.
@@ -80,13 +95,35 @@ pub struct Request {
     pub began_ms: u64,
     pub ended_ms: u64,
     pub ending: Ending,
+    /// The version of its route that its answer names.
+    pub configuration: Option<u64>,
+}
+
+/// A time in which a proxy was down, or not yet back in service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    pub proxy: u64,
+    pub from_ms: u64,
+    pub to_ms: u64,
+}
+
+/// A time in which an upstream was down, or out of reach of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Break {
+    pub host: String,
+    /// None is all of them.
+    pub proxy: Option<u64>,
+    pub from_ms: u64,
+    pub to_ms: u64,
 }
 
 /// What the configuration promises of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Between the choice of a host and the request's arrival there, at most.
-    pub slack_ms: u64,
+    /// A request waits for a connection no longer than this.
+    pub wait_ms: u64,
+    /// Between two sweeps, with what a sweep may be late.
+    pub sweep_ms: u64,
     pub max_ejection_percent: u64,
     /// Fewer healthy hosts than this are not preferred any more.
     pub panic_percent: u64,
@@ -179,6 +216,16 @@ pub enum Violation {
         proxy: u64,
         cluster: String,
     },
+    #[error(
+        "at {at_ms} ms proxy {proxy} had {host} of {cluster} still ejected, whose time was over at {due_ms} ms and a sweep has been since"
+    )]
+    Overstayed {
+        at_ms: u64,
+        proxy: u64,
+        cluster: String,
+        host: String,
+        due_ms: u64,
+    },
     #[error("proxy {proxy} had {host} of {cluster} still ejected at {at_ms} ms, healed long ago")]
     NotReturned {
         at_ms: u64,
@@ -224,9 +271,28 @@ impl<'a> Story<'a> {
             .then_some(first.at_ms)
     }
 
+    /// The first moment at which an arrival's host may have been chosen. Whoever was chosen before a moment in
+    /// which nobody waited was sent before it, and has arrived by the time that a message takes.
+    fn chosen_from(&self, arrival: &Arrival) -> u64 {
+        let sent_ms = arrival.at_ms.saturating_sub(arrival.transit_ms);
+        let least_ms = sent_ms.saturating_sub(self.bounds.wait_ms);
+        let end = self
+            .samples
+            .partition_point(|sample| sample.at_ms <= sent_ms);
+        let mut from_ms = sent_ms;
+        for sample in self.samples[..end].iter().rev() {
+            if sample.waiting == 0 || from_ms <= least_ms {
+                break;
+            }
+            from_ms = sample.at_ms;
+        }
+        // Samples are taken after what they show.
+        from_ms.max(least_ms).saturating_sub(STEP_MS)
+    }
+
     fn arrival(&self, arrival: &Arrival) -> Result<(), Violation> {
         let (at_ms, request, proxy) = (arrival.at_ms, arrival.request, arrival.proxy);
-        let from_ms = at_ms.saturating_sub(self.bounds.slack_ms);
+        let from_ms = self.chosen_from(arrival);
         let samples = self.between(from_ms, at_ms);
         if samples.first().is_none_or(|first| first.at_ms > from_ms) {
             // It had no view of the cluster for the whole time.
@@ -274,7 +340,7 @@ impl<'a> Story<'a> {
         let mut tried: BTreeSet<&str> = BTreeSet::new();
         for arrival in arrivals {
             if tried.contains(arrival.host.as_str()) {
-                let from_ms = first.at_ms.saturating_sub(self.bounds.slack_ms);
+                let from_ms = self.chosen_from(first);
                 let samples = self.between(from_ms, arrival.at_ms);
                 let names = samples.first().map_or(&[][..], |sample| &sample.hosts);
                 let mut untried = names.iter().map(|host| host.name.as_str()).filter(|name| {
@@ -345,8 +411,19 @@ impl<'a> Story<'a> {
             };
             let count =
                 |sample: &Sample| sample.hosts.iter().filter(|it| it.ejected).count() as u64;
+            for host in before.hosts.iter().filter(|host| host.ejected) {
+                if sample.at_ms > host.due_ms + self.bounds.sweep_ms && before.life == sample.life {
+                    return Err(Violation::Overstayed {
+                        at_ms,
+                        proxy,
+                        cluster,
+                        host: host.name.clone(),
+                        due_ms: host.due_ms,
+                    });
+                }
+            }
             // Hosts that went and came within one step are others.
-            if before.configuration != sample.configuration {
+            if (before.life, before.configuration) != (sample.life, sample.configuration) {
                 continue;
             }
             let (ejected, hosts) = (count(sample), sample.hosts.len() as u64);
@@ -396,6 +473,9 @@ impl<'a> Story<'a> {
     }
 }
 
+/// Between two looks into a proxy.
+const STEP_MS: u64 = 1;
+
 /// What a proxy answers when there is no host to choose.
 const NO_HOST: &str = "no healthy upstream";
 
@@ -405,6 +485,36 @@ pub struct Traffic {
     pub requests: Vec<Request>,
     pub arrivals: Vec<Arrival>,
     pub samples: Vec<Sample>,
+    pub outages: Vec<Outage>,
+    pub breaks: Vec<Break>,
+}
+
+impl Traffic {
+    /// One whole answer; or none, or half of one, where something between was down meanwhile.
+    fn answered(&self, request: &Request, arrivals: &[&Arrival]) -> bool {
+        let out = || {
+            self.outages.iter().any(|outage| {
+                outage.proxy == request.proxy
+                    && outage.from_ms <= request.ended_ms
+                    && request.began_ms <= outage.to_ms
+            })
+        };
+        let broken = |arrival: &&Arrival| {
+            arrival.cut
+                || self.breaks.iter().any(|it| {
+                    it.host == arrival.host
+                        && it.proxy.is_none_or(|proxy| proxy == arrival.proxy)
+                        && it.from_ms <= request.ended_ms
+                        && arrival.at_ms <= it.to_ms
+                })
+        };
+        match request.ending {
+            Ending::Answered { .. } => true,
+            Ending::Broken => out() || arrivals.iter().any(broken),
+            Ending::Closed => out(),
+            Ending::Silence | Ending::Surplus => false,
+        }
+    }
 }
 
 /// Checks all properties; the first violation of each kind of look.
@@ -425,21 +535,13 @@ pub fn check(traffic: &Traffic, bounds: &BTreeMap<String, Bounds>) -> Vec<Violat
         story.samples.push(sample);
     }
     let mut by_request: BTreeMap<u64, Vec<&Arrival>> = BTreeMap::new();
-    let mut cut = BTreeSet::new();
     for arrival in &traffic.arrivals {
         by_request.entry(arrival.request).or_default().push(arrival);
-        if arrival.cut {
-            cut.insert(arrival.request);
-        }
     }
     let mut found = Vec::new();
     found.extend(first(traffic.requests.iter().map(|request| {
-        let fine = match request.ending {
-            Ending::Answered { .. } => true,
-            Ending::Broken => cut.contains(&request.id),
-            Ending::Closed | Ending::Silence | Ending::Surplus => false,
-        };
-        if fine {
+        let arrivals = by_request.get(&request.id).map_or(&[][..], Vec::as_slice);
+        if traffic.answered(request, arrivals) {
             return Ok(());
         }
         Err(Violation::NotOneAnswer {

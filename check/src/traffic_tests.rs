@@ -2,7 +2,8 @@ use super::*;
 
 fn bounds() -> BTreeMap<String, Bounds> {
     let bounds = Bounds {
-        slack_ms: 100,
+        wait_ms: 1000,
+        sweep_ms: 10,
         max_ejection_percent: 50,
         panic_percent: 50,
         limits: Taken {
@@ -22,15 +23,18 @@ fn sample(at_ms: u64, hosts: &str, next_sweep_ns: u64) -> Sample {
     let host = |name: char| Host {
         name: name.to_ascii_lowercase().to_string(),
         ejected: name.is_ascii_uppercase(),
+        due_ms: u64::MAX / 2,
     };
     Sample {
         at_ms,
         proxy: 1,
+        life: 1,
         cluster: "c".into(),
         configuration: 0,
         hosts: hosts.chars().map(host).collect(),
         next_sweep_ns,
         taken: Taken::default(),
+        waiting: 0,
         connected_hosts: 0,
         dangling: None,
     }
@@ -41,10 +45,13 @@ fn arrival(at_ms: u64, request: u64, attempt: u32, host: &str) -> Arrival {
         at_ms,
         proxy: 1,
         cluster: "c".into(),
+        route: "r".into(),
         request,
         attempt,
         host: host.into(),
         cut: false,
+        transit_ms: 100,
+        configuration: None,
     }
 }
 
@@ -56,6 +63,7 @@ fn request(id: u64, ending: Ending) -> Request {
         began_ms: 500,
         ended_ms: 600,
         ending,
+        configuration: None,
     }
 }
 
@@ -64,6 +72,7 @@ fn found(samples: Vec<Sample>, arrivals: Vec<Arrival>, requests: Vec<Request>) -
         requests,
         arrivals,
         samples,
+        ..Traffic::default()
     };
     check(&traffic, &bounds())
 }
@@ -113,11 +122,126 @@ fn ejected_hosts_get_what_was_chosen_before_and_what_panic_allows() {
 #[test]
 fn removed_hosts_get_nothing() {
     let samples = || vec![sample(0, "abc", 1), sample(1000, "bc", 1)];
-    assert_eq!(found(samples(), vec![arrival(1100, 1, 1, "a")], vec![]), []);
+    assert_eq!(found(samples(), vec![arrival(1101, 1, 1, "a")], vec![]), []);
     assert!(matches!(
-        found(samples(), vec![arrival(1101, 1, 1, "a")], vec![])[..],
+        found(samples(), vec![arrival(1102, 1, 1, "a")], vec![])[..],
         [Violation::ToUnknown { .. }]
     ));
+}
+
+#[test]
+fn who_waits_was_chosen_before() {
+    let waiting = |at_ms: u64, hosts: &str, waiting: u32| Sample {
+        waiting,
+        ..sample(at_ms, hosts, 1)
+    };
+    let samples = |before: u32| {
+        vec![
+            waiting(0, "abc", before),
+            waiting(900, "abc", 1),
+            waiting(1000, "bc", 1),
+            waiting(1300, "bc", 0),
+        ]
+    };
+    // Somebody waited from before the removal until 1300.
+    assert_eq!(
+        found(samples(0), vec![arrival(1399, 1, 1, "a")], vec![]),
+        []
+    );
+    assert!(matches!(
+        found(samples(0), vec![arrival(1400, 1, 1, "a")], vec![])[..],
+        [Violation::ToUnknown { .. }]
+    ));
+    // Nobody waits for ever.
+    let always = vec![waiting(0, "abc", 1), waiting(1000, "bc", 1)];
+    assert_eq!(
+        found(always.clone(), vec![arrival(2101, 1, 1, "a")], vec![]),
+        []
+    );
+    assert!(matches!(
+        found(always, vec![arrival(2102, 1, 1, "a")], vec![])[..],
+        [Violation::ToUnknown { .. }]
+    ));
+}
+
+#[test]
+fn what_was_down_explains_what_is_missing() {
+    let asked = |ending: Ending| vec![request(1, ending)];
+    let with = |outages: Vec<Outage>, breaks: Vec<Break>, requests: Vec<Request>| {
+        let traffic = Traffic {
+            requests,
+            arrivals: vec![arrival(550, 1, 1, "a")],
+            outages,
+            breaks,
+            ..Traffic::default()
+        };
+        check(&traffic, &bounds())
+    };
+    let outage = |proxy, from_ms, to_ms| {
+        vec![Outage {
+            proxy,
+            from_ms,
+            to_ms,
+        }]
+    };
+    let broken = |host: &str, proxy, from_ms| {
+        vec![Break {
+            host: host.into(),
+            proxy,
+            from_ms,
+            to_ms: 2 * from_ms,
+        }]
+    };
+    assert_eq!(with(outage(1, 590, 700), vec![], asked(Ending::Closed)), []);
+    assert_eq!(with(outage(1, 400, 500), vec![], asked(Ending::Closed)), []);
+    assert_eq!(
+        with(vec![], broken("a", None, 590), asked(Ending::Broken)),
+        []
+    );
+    for (outages, breaks, ending) in [
+        (outage(2, 590, 700), vec![], Ending::Closed),
+        (outage(1, 601, 700), vec![], Ending::Closed),
+        (outage(1, 590, 700), vec![], Ending::Silence),
+        (vec![], broken("a", None, 590), Ending::Closed),
+        (vec![], broken("b", None, 590), Ending::Broken),
+        (vec![], broken("a", Some(2), 590), Ending::Broken),
+        (vec![], broken("a", Some(1), 601), Ending::Broken),
+    ] {
+        assert!(matches!(
+            with(outages, breaks, asked(ending))[..],
+            [Violation::NotOneAnswer { id: 1, .. }]
+        ));
+    }
+}
+
+#[test]
+fn an_ejection_ends_with_the_first_sweep_after_its_time() {
+    let ejected = |at_ms: u64, due_ms: u64| {
+        let mut sample = sample(at_ms, "Ab", at_ms);
+        sample.hosts[0].due_ms = due_ms;
+        sample
+    };
+    assert_eq!(
+        found(
+            vec![ejected(0, 100), sample(110, "ab", 110)],
+            vec![],
+            vec![]
+        ),
+        []
+    );
+    assert!(matches!(
+        found(
+            vec![ejected(0, 100), sample(111, "ab", 111)],
+            vec![],
+            vec![]
+        )[..],
+        [Violation::Overstayed { due_ms: 100, .. }]
+    ));
+    let reborn = Sample {
+        life: 2,
+        ..sample(111, "ab", 111)
+    };
+    assert_eq!(found(vec![ejected(0, 100), reborn], vec![], vec![]), []);
 }
 
 #[test]

@@ -20,8 +20,9 @@
 //!
 //! [`logic`] is state and decisions alone, without servers, at thousands of decisions a second.
 //!
-//! Another kind of world, [`proxies`], has the proxy's worker between clients and upstreams; the bugs that
-//! `trireme-proxy-decide` can have put back (its feature `planted`, switches again) are each to be found there.
+//! Another kind of world, [`proxies`], has proxies between clients and upstreams, and the control plane that
+//! configures them; the bugs that `trireme-proxy-decide` can have put back (its feature `planted`, switches again)
+//! are each to be found there.
 //!
 //! An operator changes the membership meanwhile: servers go, their disks are wiped, and others with new ids come at
 //! the same addresses.

@@ -59,8 +59,8 @@ pub struct Session {
     routes: Subscription,
     secrets: Subscription,
     last_nonce: u64,
-    /// Listeners and routes wait for the acknowledgement of clusters up to this nonce, and no
-    /// longer, so that clusters that change all the time do not keep them away.
+    /// Listeners and routes wait for the acknowledgement of clusters up to this nonce, and longer
+    /// only for clusters that are new, so that those that change all the time do not keep them away.
     barrier: Option<u64>,
     /// The client came with clusters from an earlier stream.
     resumed: bool,
@@ -142,7 +142,7 @@ impl Session {
     pub fn next(&mut self, view: &mut dyn View) -> Option<Response> {
         let mut held_back = false;
         for kind in Kind::ALL {
-            if kind > Kind::Endpoint && self.must_wait() {
+            if kind > Kind::Endpoint && self.must_wait(view) {
                 held_back = true;
                 break;
             }
@@ -217,14 +217,19 @@ impl Session {
     /// Whether listeners and routes might refer to clusters that the client has not taken in, or
     /// whose endpoints it has asked for and not been sent. A client that takes in clusters asks
     /// for their endpoints before it acknowledges.
-    fn must_wait(&mut self) -> bool {
+    fn must_wait(&mut self, view: &mut dyn View) -> bool {
         if !self.clusters.wildcard {
             // A client that names its clusters does so after it has read its routes.
             return false;
         }
         if let Some(sent) = self.clusters.in_flight {
             let barrier = *self.barrier.get_or_insert(sent.nonce);
-            if sent.nonce <= barrier {
+            if sent.nonce <= barrier || sent.adds {
+                return true;
+            }
+            // What has come since cannot be sent yet, and routes may lead there already.
+            let next = self.clusters.change(view, false);
+            if self.clusters.adds(&next) {
                 return true;
             }
         }

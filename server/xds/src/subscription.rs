@@ -19,6 +19,8 @@ const NACK_TEXT_BYTES: usize = 2048;
 pub(crate) struct InFlight {
     pub nonce: u64,
     digest: u64,
+    /// Something in it is new to the client.
+    pub adds: bool,
 }
 
 /// What a client holds under a name.
@@ -319,8 +321,16 @@ impl Subscription {
         whole.into_values().collect()
     }
 
+    /// Whether something in `change` is new to the client.
+    pub fn adds(&self, change: &Change) -> bool {
+        let held = |one: &Arc<Resource>| self.held.get(&one.name);
+        let mut changed = change.changed.iter();
+        changed.any(|one| !matches!(held(one), Some(Held::Present(..))))
+    }
+
     /// Notes that `change`, made from `view`, is sent under `nonce`.
     pub fn sent(&mut self, nonce: u64, view: &mut dyn View, change: &Change) {
+        let adds = self.adds(change);
         for resource in &change.changed {
             // Only a cluster is ever needed again, while its withdrawal waits.
             let kept = (self.kind == Kind::Cluster).then(|| resource.clone());
@@ -344,6 +354,7 @@ impl Subscription {
         self.in_flight = Some(InFlight {
             nonce,
             digest: self.digest,
+            adds,
         });
     }
 

@@ -115,6 +115,66 @@ fn a_new_cluster_comes_before_its_route_and_an_old_one_goes_after() {
 }
 
 #[test]
+fn routes_wait_for_clusters_that_are_new_and_not_for_those_that_only_change() {
+    let mut world = world(&["a"]);
+    let mut client = Client::new(Protocol::Delta);
+    client.connect();
+    client.drain(&mut world);
+    world.set_cluster("a", 1);
+    world.touch_route("r0");
+    let first = client.next(&mut world).expect("a cluster");
+    assert_eq!((first.kind, names(&first)), (Kind::Cluster, vec!["a"]));
+    while let Some(response) = client.next(&mut world) {
+        assert_eq!(response.kind, Kind::Endpoint, "a is not acknowledged");
+        client.take(&response, None);
+    }
+    // While that is under way, the route is led to a new cluster.
+    world.set_route("r0", "b");
+    client.take(&first, None);
+    let second = client.next(&mut world).expect("a cluster");
+    assert_eq!((second.kind, names(&second)), (Kind::Cluster, vec!["b"]));
+    while let Some(response) = client.next(&mut world) {
+        assert_eq!(response.kind, Kind::Endpoint, "b is not acknowledged");
+        client.take(&response, None);
+    }
+    client.take(&second, None);
+    let kinds: Vec<Kind> = client.drain(&mut world).iter().map(|it| it.kind).collect();
+    assert_eq!(kinds, [Kind::Endpoint, Kind::Route, Kind::Cluster]);
+
+    // Under way, and another comes that cannot be sent yet.
+    world.set_cluster("b", 1);
+    let third = client.next(&mut world).expect("a cluster");
+    client.take(&third, None);
+    world.set_cluster("b", 2);
+    let fourth = client.next(&mut world).expect("a cluster");
+    world.set_route("r0", "c");
+    while let Some(response) = client.next(&mut world) {
+        assert_eq!(response.kind, Kind::Endpoint, "c is not sent yet");
+        client.take(&response, None);
+    }
+    client.take(&fourth, None);
+    client.drain(&mut world);
+
+    // One that changes all the time keeps nothing away.
+    world.set_cluster("c", 1);
+    let fifth = client.next(&mut world).expect("a cluster");
+    while let Some(response) = client.next(&mut world) {
+        client.take(&response, None);
+    }
+    world.touch_route("r0");
+    world.set_cluster("c", 2);
+    client.take(&fifth, None);
+    let sixth = client.next(&mut world).expect("a cluster");
+    assert_eq!(sixth.kind, Kind::Cluster);
+    let mut kinds = Vec::new();
+    while let Some(response) = client.next(&mut world) {
+        kinds.push(response.kind);
+        client.take(&response, None);
+    }
+    assert!(kinds.contains(&Kind::Route), "{kinds:?}");
+}
+
+#[test]
 fn a_client_that_is_slow_to_answer_costs_one_response_of_a_kind() {
     for protocol in BOTH {
         let mut world = world(&["a"]);

@@ -48,6 +48,11 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         self.buffer.len()
     }
 
+    /// Completes when the other side has closed, or failed.
+    pub async fn ended(&mut self) {
+        while matches!(self.more().await, Ok(true)) {}
+    }
+
     /// False at the end of the stream.
     pub async fn more(&mut self) -> io::Result<bool> {
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)

@@ -1,11 +1,12 @@
 //! The configuration in force, with the running state of its clusters.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use rand_core::RngCore;
 
 use super::cluster::ClusterState;
-use crate::config::{Cluster, Endpoints, Snapshot};
+use crate::config::{Cluster, ClusterSpecifier, Endpoints, RouteAction, Snapshot};
 use crate::names::Names;
 use crate::outlier::Change;
 use crate::planted;
@@ -51,14 +52,13 @@ impl Live {
     /// limits and ejections of those that did are kept.
     #[must_use]
     pub fn update(&self, snapshot: Snapshot, now: Nanos) -> Live {
-        if planted::on(planted::Bug::NonAtomicSubsetSwitch)
-            && !Arc::ptr_eq(&snapshot.routes, &self.snapshot.routes)
-            && !Arc::ptr_eq(&snapshot.clusters, &self.snapshot.clusters)
-        {
-            // Routes first; clusters with the next update.
+        if planted::on(planted::Bug::NonAtomicSubsetSwitch) && !self.snapshot.routes.is_empty() {
+            // Routes first; clusters that they are the first to name with the next update.
+            let mut clusters = BTreeMap::clone(&snapshot.clusters);
+            clusters
+                .retain(|name, _| self.snapshot.clusters.contains_key(name) || self.names(name));
             let half = Snapshot {
-                clusters: self.snapshot.clusters.clone(),
-                endpoints: self.snapshot.endpoints.clone(),
+                clusters: Arc::new(clusters),
                 ..snapshot
             };
             return self.assemble(half, now);
@@ -162,6 +162,25 @@ impl Live {
             .filter_map(|cluster| cluster.detector())
             .flat_map(|detector| detector.sweep(now, rng))
             .collect()
+    }
+
+    /// Whether a route leads to this cluster.
+    fn names(&self, cluster: &str) -> bool {
+        let hosts = self.snapshot.routes.values();
+        let hosts = hosts.flat_map(|routes| &routes.virtual_hosts);
+        let mut actions = hosts
+            .flat_map(|host| &host.routes)
+            .map(|route| &route.action);
+        actions.any(|action| match action {
+            RouteAction::Forward(forward) => match &forward.cluster {
+                ClusterSpecifier::Cluster(name) => **name == *cluster,
+                ClusterSpecifier::Weighted(weighted) => {
+                    weighted.clusters.iter().any(|one| *one.name == *cluster)
+                }
+                ClusterSpecifier::Header(_) => false,
+            },
+            _ => false,
+        })
     }
 
     fn slot(&self, name: &str) -> Option<&Arc<Slot>> {

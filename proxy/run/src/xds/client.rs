@@ -372,6 +372,9 @@ impl Client {
             error_detail: refusal,
             ..DeltaDiscoveryRequest::default()
         };
+        // What clusters and listeners refer to is asked for before they are acknowledged: the server then sends it
+        // before the routes that need it.
+        self.subscribe(requests).await?;
         tracing::trace!(bytes = request.encoded_len(), "acknowledged");
         requests.send(&request).await
     }
