@@ -180,6 +180,7 @@ async fn nobody_answers_for_a_predecessor_at_the_same_address() {
     fleet.kill(4).await;
     fleet.start(2).await;
     fleet.at(1).propose(put("/a", "3")).await.unwrap();
+    fleet.at(2).read_barrier().await.unwrap();
     assert_eq!(value(fleet.at(2), "/a").unwrap(), "3");
     fleet.kill_all().await;
 }
