@@ -2,6 +2,7 @@
 //! has expired.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
@@ -16,6 +17,8 @@ use crate::record::Record;
 const PATIENCE: Duration = Duration::from_millis(2_000);
 /// Items on a page; 0: all of them.
 const LIMITS: [usize; 5] = [0, 0, 2, 5, 20];
+/// Between two looks at whether the world comes to its end.
+const LOOK: Duration = Duration::from_millis(500);
 /// Failures in a row after which a list is given up.
 const MAX_FAILURES: u32 = 5;
 
@@ -26,6 +29,8 @@ pub struct Lister<'a> {
     /// How long what is overwritten can be read: a page asked for later than that meets an expired token.
     pub history: Duration,
     pub record: &'a Record,
+    /// Nobody dawdles once the world comes to its end, and this is less than the greatest number.
+    pub last_revision: &'a AtomicU64,
 }
 
 /// A page's items and the token for the next one, or what a refusal offers to go on with.
@@ -138,6 +143,12 @@ impl Lister<'_> {
         } else {
             Duration::from_millis(random.random_range(0..20))
         };
-        tokio::time::sleep(pause).await;
+        let end = async {
+            while self.last_revision.load(Ordering::Relaxed) == u64::MAX {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Either will do.
+        tokio::time::timeout(pause, end).await.ok();
     }
 }

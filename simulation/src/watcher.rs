@@ -64,6 +64,7 @@ pub async fn run(following: Following) -> turmoil::Result {
         servers: following.servers,
         history: following.history,
         record: &following.record,
+        last_revision: &following.last_revision,
     };
     let mut view: Option<View> = None;
     // What the next session begins with.
