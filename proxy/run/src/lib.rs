@@ -31,6 +31,7 @@ mod inspect;
 mod listener;
 mod mirror;
 pub mod net;
+mod number;
 mod pool;
 mod program;
 mod rate_limit;

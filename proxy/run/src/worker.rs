@@ -23,6 +23,7 @@ use crate::drain::Drain;
 use crate::inspect::Found;
 use crate::listener::{self, Listeners, Served};
 use crate::net::Net;
+use crate::number::NumberHashing;
 use crate::pool::{Dialer, HostPool};
 use crate::shared::Shared;
 use crate::telemetry::access_log::Writer;
@@ -110,7 +111,7 @@ pub struct Worker {
     live: RefCell<Arc<Live>>,
     rng: RefCell<ChaCha8Rng>,
     pools: RefCell<Map<PoolKey, PoolEntry>>,
-    facts: RefCell<Map<usize, ClusterFacts>>,
+    facts: RefCell<HashMap<usize, ClusterFacts, NumberHashing>>,
     peers: RefCell<Map<Arc<str>, Arc<Peer>>>,
     server_sessions: RefCell<Vec<Session<DownstreamTls, rustls::ServerConfig>>>,
     client_sessions: RefCell<Vec<Session<UpstreamTls, rustls::ClientConfig>>>,

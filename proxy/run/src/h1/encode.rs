@@ -9,6 +9,9 @@ use trireme_proxy_decide::head::RequestHead;
 
 use super::decode::BodyError;
 
+/// Room that most heads fit into, so that a buffer grows once.
+const HEAD_ROOM_BYTES: usize = 1024;
+
 /// How a body is framed on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -65,6 +68,7 @@ pub(super) fn response_head(
     close: bool,
     old: bool,
 ) -> Framing {
+    output.reserve(HEAD_ROOM_BYTES);
     output.extend_from_slice(b"HTTP/1.1 ");
     put_number(output, u64::from(status.as_u16()));
     output.push(b' ');
@@ -111,6 +115,7 @@ pub(super) fn request_head(
     known: Option<u64>,
     has_body: bool,
 ) -> Framing {
+    output.reserve(HEAD_ROOM_BYTES);
     output.extend_from_slice(head.method.as_str().as_bytes());
     output.push(b' ');
     output.extend_from_slice(head.path.as_str().as_bytes());

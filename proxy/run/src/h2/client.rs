@@ -15,7 +15,7 @@ use trireme_proxy_decide::config::Http2Options;
 use trireme_proxy_decide::head::RequestHead;
 
 use super::connection::{Connection, Options, Role};
-use super::frame::{self, Reason, kind};
+use super::frame::{self, Reason};
 use super::message::{Limits, is_connection_specific};
 use super::server::{Clock, Ended};
 use super::stream::{Handle, Incoming, Lost, Outgoing, Shared, Unsent};
@@ -132,8 +132,7 @@ impl Sender {
         };
         let output = &mut connection.transport.output;
         let encoder = &mut connection.encoder;
-        let at = output.len();
-        frame::put_head(output, 0, kind::HEADERS, 0, number);
+        let at = frame::begin_headers(output);
         encoder.begin(output);
         encoder.method(output, &head.method);
         // Without a path of its own (RFC 9113 §8.5).

@@ -2,7 +2,6 @@
 //! and writes; whoever handles a stream takes from it and puts into its output, which is written once all had their turn.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use super::hpack;
 use super::message::{self, Limits};
 use super::stream::{Lost, Stream};
 use crate::h1::Transport;
+use crate::number::NumberHashing;
 
 mod receive;
 
@@ -78,25 +78,6 @@ pub(super) enum Fault {
     Stream(u32, Reason),
 }
 
-/// Streams' numbers are ours or counted by the peer, who gains nothing by choosing them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-    fn write_u32(&mut self, number: u32) {
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 29;
-    }
-}
-
 /// A request that arrived.
 pub struct Arrived {
     /// Its stream.
@@ -128,7 +109,7 @@ pub struct Connection {
     pub(super) options: Options,
     pub(super) encoder: hpack::Encoder,
     decoder: hpack::Decoder,
-    pub(super) streams: HashMap<u32, Stream, BuildHasherDefault<NumberHasher>>,
+    pub(super) streams: HashMap<u32, Stream, NumberHashing>,
     /// Streams that the peer opened and did not reset.
     open: u32,
     preface: usize,

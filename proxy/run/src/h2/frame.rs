@@ -98,6 +98,18 @@ impl Head {
     }
 }
 
+/// Room that most heads fit into, so that a buffer grows once.
+const HEAD_ROOM_BYTES: usize = 512;
+
+/// Begins HEADERS; the block follows, then [`finish_headers`], which needs what this returns.
+#[must_use]
+pub fn begin_headers(out: &mut Vec<u8>) -> usize {
+    out.reserve(HEAD_ROOM_BYTES);
+    let at = out.len();
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    at
+}
+
 /// Writes a frame's beginning.
 pub fn put_head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
     // No payload of ours is longer than MAX_PAYLOAD_BYTES.

@@ -16,7 +16,7 @@ use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::connection::{Arrived, Broken, Connection, Options, Role};
-use super::frame::{self, Reason, kind};
+use super::frame::{self, Reason};
 use super::message::{Request, is_connection_specific};
 use super::stream::{Handle, Incoming, Outgoing, Shared};
 use crate::body::Body;
@@ -88,8 +88,7 @@ async fn answered(handle: Handle, method: Method, handling: impl Future<Output =
         stream.answered = true;
         stream.sent = end;
         let output = &mut connection.transport.output;
-        let at = output.len();
-        frame::put_head(output, 0, kind::HEADERS, 0, handle.number);
+        let at = frame::begin_headers(output);
         connection.encoder.begin(output);
         connection.encoder.status(output, parts.status);
         for (name, value) in &parts.headers {

@@ -414,8 +414,7 @@ impl Handle {
         match trailers.filter(|trailers| !trailers.is_empty()) {
             None => frame::put_head(output, 0, kind::DATA, flag::END_STREAM, self.number),
             Some(trailers) => {
-                let at = output.len();
-                frame::put_head(output, 0, kind::HEADERS, 0, self.number);
+                let at = frame::begin_headers(output);
                 connection.encoder.begin(output);
                 for (name, value) in trailers {
                     if !is_connection_specific(name) {

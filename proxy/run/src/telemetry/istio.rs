@@ -205,7 +205,7 @@ impl Series {
 pub struct Metrics(Mutex<HashMap<Labels, Box<Series>, Hashing>>);
 
 /// The same order in every run: nothing here is chosen by a stranger, so hashing needs no secret.
-type Hashing = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHasher>;
+type Hashing = crate::number::NumberHashing;
 
 impl Metrics {
     fn with(&self, labels: Labels, change: impl FnOnce(&mut Series)) {

@@ -291,8 +291,7 @@ impl Connection {
             }
             Err(Refusal::TooLarge) => {
                 let out = &mut self.transport.output;
-                let at = out.len();
-                frame::put_head(out, 0, kind::HEADERS, 0, number);
+                let at = frame::begin_headers(out);
                 self.encoder.begin(out);
                 self.encoder
                     .status(out, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);

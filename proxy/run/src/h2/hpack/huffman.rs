@@ -86,49 +86,56 @@ static TABLES: Tables = tables();
 /// Decodes a string onto `out`; none when it is not one.
 #[must_use]
 pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut rest = input.iter();
-    // The bits that were read and not used, at the upper end; below them ones, as the padding has.
-    let mut window = u64::MAX;
-    let mut bits = 0_usize;
+    // No code is shorter than five bits.
+    out.reserve(input.len() * 8 / 5);
+    let mut rest = input;
+    // The bits that were read and not used, at the upper end, and how many.
+    let (mut window, mut bits) = (0_u64, 0_u32);
     loop {
-        while bits <= 48 {
-            let Some(byte) = rest.next() else { break };
-            let shift = 56 - bits;
-            window &= !(0xff << shift);
-            window |= u64::from(*byte) << shift;
-            bits += 8;
+        if bits <= 32 {
+            if let Some((word, after)) = rest.split_first_chunk() {
+                window |= u64::from(u32::from_be_bytes(*word)) << (32 - bits);
+                bits += 32;
+                rest = after;
+            } else {
+                for byte in std::mem::take(&mut rest) {
+                    window |= u64::from(*byte) << (56 - bits);
+                    bits += 8;
+                }
+            }
         }
-        if bits == 0 {
-            return Some(());
-        }
-        let (octet, length) = TABLES.short[usize::try_from(window >> 56).unwrap_or(0)];
+        let (octet, length) = TABLES.short[(window >> 56) as usize];
         let (octet, length) = if length > 0 {
-            (octet, usize::from(length))
+            (octet, u32::from(length))
         } else {
             match long(window) {
                 Some((octet, length)) if length <= bits => (u8::try_from(octet).ok()?, length),
-                // Only padding is left: less than an octet of ones.
-                _ => return (bits < 8 && window == u64::MAX).then_some(()),
+                _ => return padding(window, bits),
             }
         };
         if length > bits {
-            return None;
+            return padding(window, bits);
         }
         out.push(octet);
-        window = (window << length) | ((1 << length) - 1);
+        window <<= length;
         bits -= length;
     }
 }
 
+/// What is left is less than an octet of ones (RFC 7541 §5.2).
+fn padding(window: u64, bits: u32) -> Option<()> {
+    (bits < 8 && window.leading_ones() == bits).then_some(())
+}
+
 /// A code longer than eight bits.
-fn long(window: u64) -> Option<(u16, usize)> {
+fn long(window: u64) -> Option<(u16, u32)> {
     for length in 9..=LONGEST {
         let code = u32::try_from(window >> (64 - length)).ok()?;
         let at = code.wrapping_sub(TABLES.first[length]);
         if at < TABLES.count[length] {
             let place = usize::from(TABLES.start[length]) + usize::try_from(at).ok()?;
             let octet = TABLES.order[place];
-            return (octet != END).then_some((octet, length));
+            return (octet != END).then_some((octet, u32::try_from(length).ok()?));
         }
     }
     None
