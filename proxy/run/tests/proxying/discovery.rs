@@ -319,11 +319,12 @@ fn takes_configuration_in_order_and_refuses_what_is_wrong() {
             vec![("back", eds_cluster("back"))],
             &[],
         );
-        assert_eq!(plane.acknowledged(Kind::Cluster, "c1").await, None);
+        // Asked for before the clusters are acknowledged: a server sends routes after what was asked for by then.
         assert_eq!(
             plane.request(Kind::Endpoint).await.resource_names_subscribe,
             ["back"]
         );
+        assert_eq!(plane.acknowledged(Kind::Cluster, "c1").await, None);
         // Without its endpoints it is not in force.
         assert!(shared.live().snapshot().clusters.is_empty());
         plane.send(
@@ -339,11 +340,11 @@ fn takes_configuration_in_order_and_refuses_what_is_wrong() {
             vec![("web", rds_listener("web", at))],
             &[],
         );
-        assert_eq!(plane.acknowledged(Kind::Listener, "l1").await, None);
         assert_eq!(
             plane.request(Kind::Route).await.resource_names_subscribe,
             ["routes"]
         );
+        assert_eq!(plane.acknowledged(Kind::Listener, "l1").await, None);
         assert!(!shared.is_ready());
         plane.send(
             Kind::Route,
