@@ -18,6 +18,7 @@ use crate::routing::RoutingIndex;
 use crate::rules::RuleIndex;
 use crate::scope::{Made, Scope, ScopeKey};
 use crate::service::Service;
+use crate::sight::{Scopes, Sight};
 use crate::stale::{Affected, Stale, Types};
 use crate::view::{MeshError, View, selects};
 use crate::workload::{CLUSTER_ID, Role, Workload};
@@ -26,10 +27,6 @@ use crate::{gateway, grpc, listener, route, secret};
 /// Assignments that are kept: those of 5,000 services for two places, about 40 MB of endpoints at ten a service.
 /// Beyond that the oldest names go, and cost their making again when asked for.
 const ASSIGNMENTS_KEPT: usize = 20_000;
-
-/// Scopes that are kept between two changes of objects: one a namespace, or where some object looks at labels one a
-/// Deployment, of as many as a large cluster has.
-const SCOPES_KEPT: usize = 1_024;
 
 /// What an assignment depends on besides its service: host, cluster, who asks.
 type AssignmentKey = (String, String, ScopeKey, String);
@@ -40,7 +37,7 @@ pub struct Mesh {
     view: View,
     routings: OnceLock<RoutingIndex>,
     rules: OnceLock<RuleIndex>,
-    scopes: Mutex<BTreeMap<ScopeKey, Arc<Scope>>>,
+    scopes: Mutex<Scopes>,
     assignments: Mutex<BTreeMap<AssignmentKey, Resource>>,
 }
 
@@ -70,10 +67,8 @@ impl Mesh {
         if stale.types.meets(kept) {
             self.routings = OnceLock::new();
             self.rules = OnceLock::new();
-            *self
-                .scopes
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner) = BTreeMap::new();
+            let scopes = self.scopes.get_mut();
+            scopes.unwrap_or_else(PoisonError::into_inner).forget();
         }
         let assignments = self.assignments.get_mut();
         let assignments = assignments.unwrap_or_else(PoisonError::into_inner);
@@ -155,19 +150,15 @@ impl Mesh {
         resources
     }
 
-    /// What of a change concerns a workload.
-    pub fn affected(&self, stale: &Stale, workload: &Workload) -> Affected {
-        let mut affected = Affected {
-            types: stale.types,
-            ..Affected::default()
-        };
-        if stale.workloads.contains(&workload.key()) {
-            affected.types = Types::ALL;
-        }
+    /// What of a change concerns a workload. `sight` is what its scope had when it was last asked for.
+    pub fn affected(&self, stale: &Stale, workload: &Workload, sight: Sight) -> Affected {
         let scope = self.scope(workload);
-        if affected.types.meets(Types::ROUTES) && scope.follows_routes() {
-            affected.types = Types::ALL;
-        }
+        let all = stale.workloads.contains(&workload.key()) || scope.sight != sight;
+        let mut affected = Affected {
+            types: if all { Types::ALL } else { stale.types },
+            endpoints: BTreeSet::new(),
+            sight: scope.sight,
+        };
         if affected.types.contains(Types::ENDPOINTS) {
             return affected;
         }
@@ -191,26 +182,12 @@ impl Mesh {
     /// What the workload sees.
     pub fn scope(&self, workload: &Workload) -> Arc<Scope> {
         let key = Scope::key_of(&self.view, self.routings(), self.rules(), workload);
-        let known = |scopes: &Mutex<BTreeMap<ScopeKey, Arc<Scope>>>| {
-            let scopes = scopes.lock().unwrap_or_else(PoisonError::into_inner);
-            scopes.get(&key).cloned()
-        };
-        if let Some(scope) = known(&self.scopes) {
+        let scopes = || self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scope) = scopes().get(&key) {
             return scope;
         }
-        let built = Scope::build(
-            &self.view,
-            self.routings(),
-            self.rules(),
-            workload,
-            key.clone(),
-        );
-        let built = Arc::new(built);
-        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        if scopes.len() >= SCOPES_KEPT {
-            scopes.pop_first();
-        }
-        scopes.entry(key).or_insert(built).clone()
+        let built = Scope::build(&self.view, self.routings(), self.rules(), workload, key);
+        scopes().keep(built)
     }
 
     fn clusters(&self, scope: &Scope, workload: &Workload) -> Vec<Resource> {

@@ -13,6 +13,7 @@ use crate::resource::Resource;
 use crate::routing::{MESH_GATEWAY, Routing, RoutingIndex};
 use crate::rules::{Rule, RuleIndex};
 use crate::service::{Resolution, Service};
+use crate::sight::Sight;
 use crate::view::{View, selects};
 use crate::workload::{Role, Workload};
 
@@ -54,7 +55,9 @@ pub struct Scope {
     pub key: ScopeKey,
     pub egress: Vec<Egress>,
     /// All of them together, and those that their routes lead to.
-    pub services: BTreeMap<String, Arc<Service>>,
+    pub services: Arc<BTreeMap<String, Arc<Service>>>,
+    /// Another wherever the workload sees other services than before.
+    pub sight: Sight,
     /// Services that are other names of one, by its host.
     pub aliases: BTreeMap<String, Vec<Arc<Service>>>,
     pub rules: BTreeMap<String, Arc<Rule>>,
@@ -82,12 +85,6 @@ impl Scope {
 
     pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
         self.services.get(host)
-    }
-
-    /// Whether what routes lead to decides which services are seen.
-    pub fn follows_routes(&self) -> bool {
-        let sidecar = self.sidecar.as_ref();
-        self.key.role == Role::Router || sidecar.is_some_and(|it| !it.spec.egress.is_empty())
     }
 
     /// The egress listener that stands for every port that no other names.
@@ -159,11 +156,7 @@ impl Scope {
     ) -> Scope {
         let sidecar = key.sidecar.as_ref().and_then(|it| view.sidecars.get(it));
         let namespace = workload.namespace.as_str();
-        let visible: BTreeMap<String, Arc<Service>> = view
-            .registry
-            .all_visible(namespace)
-            .map(|(host, service)| (host.clone(), service.clone()))
-            .collect();
+        let visible = Visible { view, namespace };
         let mine: Vec<Arc<Routing>> = routings
             .of_gateway(MESH_GATEWAY)
             .iter()
@@ -174,20 +167,21 @@ impl Scope {
         let mut services = BTreeMap::new();
         let egress: Vec<Egress> = match written.is_empty() {
             true => {
+                let all = visible.all();
                 services = match key.role {
-                    Role::Router => led_to(view, routings, workload, &visible),
-                    Role::Sidecar | Role::Grpc => visible.clone(),
+                    Role::Router => led_to(view, routings, workload, visible),
+                    Role::Sidecar | Role::Grpc => all.clone(),
                 };
                 vec![Egress {
                     port: None,
                     bind: String::new(),
                     bound: false,
-                    services: visible,
+                    services: all,
                     routings: mine,
                 }]
             }
             false => {
-                let narrow = |listener| narrowed(listener, view, namespace, &visible, &mine);
+                let narrow = |listener| narrowed(listener, visible, &mine);
                 let egress: Vec<Egress> = written.iter().map(narrow).collect();
                 for listener in &egress {
                     let own = listener.services.iter();
@@ -223,7 +217,8 @@ impl Scope {
             aliases,
             key,
             egress,
-            services,
+            services: Arc::new(services),
+            sight: Sight::default(),
             allow_any: policy.is_none_or(|it| it.mode == OutboundTrafficMode::AllowAny),
             egress_proxy: policy
                 .and_then(|it| it.egress_proxy.clone())
@@ -237,12 +232,31 @@ impl Scope {
     }
 }
 
+/// All that a namespace sees: most Sidecars name a few of it, and nobody looks at the rest.
+#[derive(Clone, Copy)]
+struct Visible<'a> {
+    view: &'a View,
+    namespace: &'a str,
+}
+
+impl<'a> Visible<'a> {
+    fn get(self, host: &str) -> Option<&'a Arc<Service>> {
+        self.view.registry.visible(host, self.namespace)
+    }
+
+    fn all(self) -> BTreeMap<String, Arc<Service>> {
+        let all = self.view.registry.all_visible(self.namespace);
+        all.map(|(host, service)| (host.clone(), service.clone()))
+            .collect()
+    }
+}
+
 /// What a gateway's routes lead to, and what its rate limits ask: it has no use for the rest of the mesh.
 fn led_to(
     view: &View,
     routings: &RoutingIndex,
     workload: &Workload,
-    visible: &BTreeMap<String, Arc<Service>>,
+    visible: Visible<'_>,
 ) -> BTreeMap<String, Arc<Service>> {
     let gateways = crate::gateway::selecting(view, workload).into_iter();
     let bound = gateways.flat_map(|gateway| {
@@ -303,11 +317,10 @@ pub fn sidecar_of<'a>(view: &'a View, workload: &Workload) -> Option<&'a Arc<ist
 
 fn narrowed(
     listener: &istio::EgressListener,
-    view: &View,
-    namespace: &str,
-    visible: &BTreeMap<String, Arc<Service>>,
+    visible: Visible<'_>,
     routings: &[Arc<Routing>],
 ) -> Egress {
+    let Visible { view, namespace } = visible;
     let patterns: Vec<(&str, String)> = listener
         .hosts
         .iter()
@@ -334,13 +347,13 @@ fn narrowed(
         }
     };
     if patterns.iter().any(|(_, name)| host::is_wildcard(name)) {
-        for (name, service) in visible {
+        for (name, service) in view.registry.all_visible(namespace) {
             pick(name, service);
         }
     } else {
         // Named one by one: there is no need to look at all the others.
         for (_, name) in &patterns {
-            if let Some((name, service)) = visible.get_key_value(name) {
+            if let Some(service) = visible.get(name) {
                 pick(name, service);
             }
         }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use trireme_decide::ObjectKey;
 use trireme_xds::Kind;
 
+use crate::sight::Sight;
+
 /// A set of kinds of resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Types(u8);
@@ -81,6 +83,8 @@ pub struct Affected {
     pub types: Types,
     /// Names of endpoint resources to be generated again besides.
     pub endpoints: BTreeSet<String>,
+    /// What the workload sees now.
+    pub sight: Sight,
 }
 
 impl Affected {

@@ -59,10 +59,11 @@ fn built(services: usize) -> (Mesh, Vec<Workload>) {
 
 fn one(mesh: &mut Mesh, workloads: &[Workload], round: usize) -> Duration {
     let change = slice(&service(7), &pods(7, round)).expect("a slice");
+    let sight = mesh.scope(&workloads[0]).sight;
     let begun = Instant::now();
     let stale = apply(mesh, &change);
     for who in workloads {
-        let affected = mesh.affected(&stale, who);
+        let affected = mesh.affected(&stale, who, sight);
         assert!(affected.types.is_empty());
         assert_eq!(affected.endpoints.len(), 1);
         assert_eq!(
@@ -103,10 +104,11 @@ fn routed(mesh: &mut Mesh, workloads: &[Workload], round: usize) -> Duration {
         "kind": "VirtualService", "metadata": {"name": "v", "namespace": "default"},
         "spec": {"hosts": ["s7"], "http": [{"route": [{"destination": {"host": format!("s{round}")}}]}]},
     });
+    let sight = mesh.scope(&workloads[0]).sight;
     let begun = Instant::now();
     let stale = apply(mesh, &change);
     for who in workloads {
-        let affected = mesh.affected(&stale, who);
+        let affected = mesh.affected(&stale, who, sight);
         assert!(affected.types.contains(Types::ROUTES));
         assert!(
             !affected

@@ -342,9 +342,10 @@ proptest! {
         let mut mesh = Mesh::new();
         for object in &changes {
             let before: Vec<_> = workloads().iter().map(|who| everything(&mesh, who)).collect();
+            let sights: Vec<_> = workloads().iter().map(|who| mesh.scope(who).sight).collect();
             let stale = apply(&mut mesh, object);
-            for (who, before) in workloads().iter().zip(before) {
-                let affected = mesh.affected(&stale, who);
+            for ((who, before), sight) in workloads().iter().zip(before).zip(sights) {
+                let affected = mesh.affected(&stale, who, sight);
                 let known: BTreeMap<_, _> = before.into_iter().map(|(kind, it)| ((kind, it.name), it.version)).collect();
                 for (kind, resource) in everything(&mesh, who) {
                     let same = known.get(&(kind, resource.name.clone())) == Some(&resource.version);

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
-use trireme_mesh::{Affected, Change, Mesh, Stale, Subscription, Types, Workload as MeshWorkload};
+use trireme_mesh::{
+    Affected, Change, Mesh, Sight, Stale, Subscription, Types, Workload as MeshWorkload,
+};
 use trireme_model::kinds::Kind as ObjectKind;
 use trireme_xds::Kind;
 use trireme_xds::pb::envoy::config::core::v3::Node;
@@ -132,11 +134,13 @@ impl Source for MeshSource {
         }
         let workload = state.mesh.workload(node);
         let workload = workload.map_err(|error| SourceError::Node(error.to_string()))?;
+        let sight = state.mesh.scope(&workload).sight;
         Ok(Arc::new(Member {
             shared: self.shared.clone(),
             node: node.clone(),
             made: Mutex::new(Made {
                 workload,
+                sight,
                 seen: state.generation,
                 clusters: None,
                 listeners: None,
@@ -158,6 +162,7 @@ struct Member {
 /// What was made for a workload.
 struct Made {
     workload: MeshWorkload,
+    sight: Sight,
     /// The generation up to which changes were taken in.
     seen: u64,
     /// `None` when they have to be made anew.
@@ -211,7 +216,7 @@ impl Made {
                 stale.merge(one.clone());
             }
             let itself = stale.workloads.contains(&self.workload.key());
-            (!itself).then(|| state.mesh.affected(&stale, &self.workload))
+            (!itself).then(|| state.mesh.affected(&stale, &self.workload, self.sight))
         };
         self.seen = state.generation;
         let affected = affected.unwrap_or_else(|| {
@@ -222,8 +227,10 @@ impl Made {
             Affected {
                 types: Types::ALL,
                 endpoints: BTreeSet::new(),
+                sight: state.mesh.scope(&self.workload).sight,
             }
         });
+        self.sight = affected.sight;
         if affected.types.contains(Types::CLUSTERS)
             && let Some(before) = self.clusters.take()
         {
