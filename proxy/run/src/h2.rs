@@ -7,6 +7,7 @@ pub mod client;
 mod connection;
 mod flow;
 mod frame;
+mod gather;
 pub mod hpack;
 mod message;
 pub mod server;

@@ -16,6 +16,7 @@ use trireme_proxy_decide::head::RequestHead;
 
 use super::connection::{Connection, Options, Role};
 use super::frame::{self, Reason};
+use super::gather::Gather;
 use super::message::{Limits, is_connection_specific};
 use super::server::{Clock, Ended};
 use super::stream::{Handle, Incoming, Lost, Outgoing, Shared, Unsent};
@@ -43,6 +44,7 @@ impl Drop for Sender {
 pub struct Driver {
     shared: Shared,
     clock: Clock,
+    gather: Gather,
 }
 
 /// Starts HTTP/2 towards an upstream. The driver must be spawned.
@@ -70,6 +72,7 @@ pub fn connect(io: Stream, http2: &Http2Options) -> (Sender, Driver) {
     let driver = Driver {
         shared: shared.clone(),
         clock: Clock::new(None, http2.keepalive_interval, timeout),
+        gather: Gather::default(),
     };
     (Sender(shared), driver)
 }
@@ -216,6 +219,7 @@ impl Future for Sending {
 
 impl Driver {
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.gather.turn();
         let mut connection = self.shared.borrow_mut();
         let mut reads = 0;
         loop {
@@ -238,7 +242,9 @@ impl Driver {
             if let Poll::Ready(Err(_) | Ok(Ended::TimedOut | Ended::Closed)) = clock {
                 return Poll::Ready(());
             }
-            if let Poll::Ready(Err(_)) = connection.poll_flush(context) {
+            if !self.gather.waits(&connection, context)
+                && let Poll::Ready(Err(_)) = connection.poll_flush(context)
+            {
                 return Poll::Ready(());
             }
             // Nobody else has it, and nobody can send on it any more.
@@ -268,7 +274,9 @@ impl Future for Driver {
         let this = self.get_mut();
         this.shared.borrow_mut().driving(Some(context));
         let turn = this.turn(context);
-        this.shared.borrow_mut().driving(None);
+        if !this.gather.is_waiting() {
+            this.shared.borrow_mut().driving(None);
+        }
         turn
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::connection::{Arrived, Broken, Connection, Options, Role};
 use super::frame::{self, Reason};
+use super::gather::Gather;
 use super::message::{Request, is_connection_specific};
 use super::stream::{Handle, Incoming, Outgoing, Shared};
 use crate::body::Body;
@@ -244,6 +245,7 @@ where
         serving.keepalive_interval,
         serving.keepalive_timeout,
     );
+    let mut gather = Gather::default();
     let mut streams = FuturesUnordered::new();
     let mut arrived = Vec::new();
     let mut asked = pin!(serving.drain.asked());
@@ -252,6 +254,7 @@ where
     let mut understood = shared.borrow_mut().understand();
     std::future::poll_fn(|context| {
         shared.borrow_mut().driving(Some(context));
+        gather.turn();
         let mut reads = 0;
         let result = loop {
             let mut connection = shared.borrow_mut();
@@ -285,7 +288,9 @@ where
                 }
                 break Poll::Ready(result);
             }
-            if let Poll::Ready(Err(broken)) = connection.poll_flush(context) {
+            if !gather.waits(&connection, context)
+                && let Poll::Ready(Err(broken)) = connection.poll_flush(context)
+            {
                 break Poll::Ready(Err(broken));
             }
             if streams.is_empty() && connection.is_closing() {
@@ -304,7 +309,9 @@ where
                 break Poll::Pending;
             }
         };
-        shared.borrow_mut().driving(None);
+        if !gather.is_waiting() {
+            shared.borrow_mut().driving(None);
+        }
         understood = Ok(());
         result
     })
