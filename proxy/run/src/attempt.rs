@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use trireme_proxy_decide::config::Scheme;
 use trireme_proxy_decide::head::RequestHead;
 use trireme_proxy_decide::retry::Broken;
 use trireme_proxy_decide::upstream::{ClusterState, Lease as Place};
@@ -106,10 +107,11 @@ impl Attempt {
         )
     }
 
-    /// Sends the request on the connection that was attached.
+    /// Sends the request on the connection that was attached. What becomes of its scheme concerns HTTP/2 only.
     pub fn send(
         &mut self,
         head: &RequestHead,
+        scheme: Scheme,
         extra: Option<(&HeaderName, &HeaderValue)>,
         body: Body,
     ) {
@@ -120,13 +122,20 @@ impl Attempt {
                 Stage::Http1(client::send(connection, head, extra, body, Some(home)))
             }
             Stage::Attached(Lease::Http2(sender, slot)) => {
-                let https = self.pool.dialer.tls.is_some();
+                let https = match scheme {
+                    Scheme::MatchUpstream => self.pool.dialer.tls.is_some(),
+                    Scheme::Kept | Scheme::Overwritten { .. } => head.https,
+                };
                 match sender.send(head, https, extra, body) {
                     Ok(sending) => Stage::Http2(sending, Some(slot)),
                     Err(body) => {
                         let extra = extra.map(|(name, value)| (name.clone(), value.clone()));
                         let (pool, cluster) = (self.pool.clone(), self.cluster.clone());
-                        Stage::Moved(Box::pin(moved(pool, cluster, head.clone(), extra, body)))
+                        let head = RequestHead {
+                            https,
+                            ..head.clone()
+                        };
+                        Stage::Moved(Box::pin(moved(pool, cluster, head, extra, body)))
                     }
                 }
             }
@@ -234,7 +243,6 @@ async fn moved(
     body: Body,
 ) -> Result<Received, Failure> {
     let mut body = body;
-    let https = pool.dialer.tls.is_some();
     for _ in 0..MAX_MOVES {
         let Lease::Http2(sender, slot) = pool.acquire(&cluster).await.map_err(pool_failure)?.0
         else {
@@ -244,7 +252,7 @@ async fn moved(
             ));
         };
         let extra = extra.as_ref().map(|(name, value)| (name, value));
-        match sender.send(&head, https, extra, body) {
+        match sender.send(&head, head.https, extra, body) {
             Ok(sending) => {
                 return sending
                     .await

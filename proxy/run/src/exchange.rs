@@ -200,6 +200,7 @@ impl Running {
         if let Some(attempt) = &mut self.attempt {
             attempt.send(
                 self.exchange.head(),
+                self.http.connection.hcm.scheme,
                 metadata.as_ref().map(|value| (&PEER_METADATA, value)),
                 body,
             );

@@ -54,7 +54,12 @@ async fn answered(http: &Rc<HttpConnection>, mirrored: Mirrored, body: Bytes) {
         match next {
             Progress::Attached(attached) => {
                 place = Some(attached);
-                attempt.send(&mirrored.head, None, Body::text(body.clone()));
+                attempt.send(
+                    &mirrored.head,
+                    http.connection.hcm.scheme,
+                    None,
+                    Body::text(body.clone()),
+                );
             }
             Progress::Head(received) => {
                 let mut received = received;

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 use http_body::Body as _;
 use prost::Message as _;
 use trireme_proxy_decide::balance::Choice;
-use trireme_proxy_decide::config::Priority;
+use trireme_proxy_decide::config::{Priority, Scheme};
 use trireme_proxy_decide::exchange::{RateLimitAnswer, RateLimitQuestion};
 use trireme_proxy_decide::head::RequestHead;
 use trireme_xds::pb::envoy::config::core::v3::HeaderValue as Header;
@@ -110,7 +110,12 @@ async fn answered(worker: &Rc<Worker>, question: &RateLimitQuestion) -> Option<R
         match next {
             Progress::Attached(attached) => {
                 place = Some(attached);
-                attempt.send(&head, None, Body::text(message(question)));
+                attempt.send(
+                    &head,
+                    Scheme::MatchUpstream,
+                    None,
+                    Body::text(message(question)),
+                );
             }
             Progress::Head(received) => break received,
             Progress::Failed(_) => return None,

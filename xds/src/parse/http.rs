@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use trireme_proxy_decide::config::{
     Codec, CorsPolicy, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options,
-    HttpConnectionManager, HttpFilter, LocalReplyMapper, RouteSource, RouterFilter, ServerHeader,
-    StripPort, Upgrade,
+    HttpConnectionManager, HttpFilter, LocalReplyMapper, RouteSource, RouterFilter, Scheme,
+    ServerHeader, StripPort, Upgrade,
 };
 use trireme_proxy_decide::format::Format;
 
@@ -118,10 +118,6 @@ fn refuse_what_changes_behaviour(message: &proto::HttpConnectionManager) -> Outc
         "forward_proto_config",
     )?;
     unsupported(
-        message.scheme_header_transformation.is_some(),
-        "scheme_header_transformation",
-    )?;
-    unsupported(
         message
             .request_id_extension
             .as_ref()
@@ -145,6 +141,24 @@ fn is_not_uuid(extension: &proto::RequestIdExtension) -> bool {
         .typed_config
         .as_ref()
         .is_some_and(|any| any.type_url != uuid)
+}
+
+fn scheme(message: &core::SchemeHeaderTransformation) -> Outcome<Scheme> {
+    use core::scheme_header_transformation::Transformation;
+    Ok(match &message.transformation {
+        Some(Transformation::SchemeToOverwrite(scheme)) => match scheme.as_str() {
+            "http" => Scheme::Overwritten { https: false },
+            "https" => Scheme::Overwritten { https: true },
+            other => {
+                return Err(refused(
+                    "scheme_to_overwrite",
+                    format!("{other:?} is neither http nor https"),
+                ));
+            }
+        },
+        None if message.match_upstream => Scheme::MatchUpstream,
+        None => Scheme::Kept,
+    })
 }
 
 fn headers(
@@ -190,6 +204,9 @@ fn headers(
             ));
         }
     };
+    if let Some(transformation) = &message.scheme_header_transformation {
+        manager.scheme = scheme(transformation).at("scheme_header_transformation")?;
+    }
     manager.normalize_path = flag(message.normalize_path.as_ref(), false);
     manager.merge_slashes = message.merge_slashes;
     let action = message.path_with_escaped_slashes_action;

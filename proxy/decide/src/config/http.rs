@@ -188,6 +188,21 @@ pub struct LocalReplyMapper {
     pub headers_to_add: Vec<HeaderAddition>,
 }
 
+/// What becomes of a request's scheme (`scheme_header_transformation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// It is the client's.
+    #[default]
+    Kept,
+    /// It is `https`, or `http`, whatever the client said.
+    Overwritten {
+        /// `https`
+        https: bool,
+    },
+    /// It tells how the upstream is spoken to.
+    MatchUpstream,
+}
+
 /// Envoy's HTTP connection manager.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpConnectionManager {
@@ -226,6 +241,8 @@ pub struct HttpConnectionManager {
     pub strip_port: StripPort,
     /// Whether a trailing dot of the authority goes.
     pub strip_trailing_host_dot: bool,
+    /// What becomes of `:scheme`.
+    pub scheme: Scheme,
     /// Whether `x-request-id` is made where absent.
     pub generate_request_id: bool,
     /// Whether an edge keeps the client's `x-request-id`.
@@ -286,6 +303,7 @@ impl HttpConnectionManager {
             escaped_slashes: EscapedSlashes::Keep,
             strip_port: StripPort::Keep,
             strip_trailing_host_dot: false,
+            scheme: Scheme::Kept,
             generate_request_id: true,
             preserve_external_request_id: false,
             always_set_request_id_in_response: false,

@@ -33,7 +33,8 @@ pub use filter::{CorsPolicy, FaultAbort, FaultDelay, FaultPolicy, FilterOverride
 pub use header_change::{AppendAction, HeaderAddition, HeaderChanges};
 pub use http::{
     Codec, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, HttpConnectionManager,
-    HttpFilter, LocalReplyMapper, RouteSource, RouterFilter, ServerHeader, StripPort, Upgrade,
+    HttpFilter, LocalReplyMapper, RouteSource, RouterFilter, Scheme, ServerHeader, StripPort,
+    Upgrade,
 };
 pub use listener::{
     Cidr, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilters, PortRanges, SourceType,

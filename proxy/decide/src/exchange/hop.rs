@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rand_core::RngCore;
 
 use super::connection::{Connection, Protocol};
-use crate::config::{ForwardClientCert, ServerHeader, StripPort};
+use crate::config::{ForwardClientCert, Scheme, ServerHeader, StripPort};
 use crate::head::RequestHead;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -170,6 +170,9 @@ pub(super) fn arrive(
             b"http" => false,
             _ => connection.tls,
         };
+    }
+    if let Scheme::Overwritten { https } = hcm.scheme {
+        head.https = https;
     }
     let internal = single
         && address.is_some_and(|address| {

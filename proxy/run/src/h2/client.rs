@@ -140,7 +140,7 @@ impl Sender {
         encoder.method(output, &head.method);
         // Without a path of its own (RFC 9113 §8.5).
         if head.method != Method::CONNECT {
-            encoder.scheme(output, https || head.https);
+            encoder.scheme(output, https);
             encoder.path(output, head.path.as_str().as_bytes());
         }
         if !head.authority.is_empty() {

@@ -92,6 +92,12 @@ pub fn manager(view: &View, manager: Manager<'_>) -> hcm::HttpConnectionManager 
                 ..core::HttpProtocolOptions::default()
             }
         }),
+        // A request in the clear may go on over TLS that a DestinationRule begins: servers of HTTP/2 refuse, or redirect,
+        // one that says over TLS that it is not.
+        scheme_header_transformation: Some(core::SchemeHeaderTransformation {
+            match_upstream: true,
+            transformation: None,
+        }),
         route_specifier: Some(match manager.routes {
             Routes::Named(name) => options_rds(name),
             Routes::Here(routes) => {

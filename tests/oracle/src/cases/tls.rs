@@ -29,6 +29,17 @@ fn upstream(authority_pem: &str, settings: Value) -> Value {
 }
 
 fn origination(name: &str, authority: fn() -> String, settings: Value, extra: Value) -> Case {
+    managed(name, authority, settings, extra, json!({}))
+}
+
+/// The same with settings of the connection manager.
+fn managed(
+    name: &str,
+    authority: fn() -> String,
+    settings: Value,
+    extra: Value,
+    manager: Value,
+) -> Case {
     Case::exchanges(
         GROUP,
         format!("begun: {name}"),
@@ -38,7 +49,7 @@ fn origination(name: &str, authority: fn() -> String, settings: Value, extra: Va
                 place,
                 any_host(json!([to(place, "a", json!({}))])),
                 vec![],
-                json!({}),
+                manager.clone(),
             )],
             clusters: vec![cluster(
                 place,
@@ -187,6 +198,20 @@ pub fn cases() -> Vec<Case> {
     vec![
         origination("HTTP/1.1", own, json!({}), json!({})),
         origination("HTTP/2", own, alpn(json!(["h2"])), http2()),
+        managed(
+            "HTTP/2, the scheme is the upstream's",
+            own,
+            alpn(json!(["h2"])),
+            http2(),
+            json!({ "scheme_header_transformation": { "match_upstream": true } }),
+        ),
+        managed(
+            "HTTP/2, the scheme is overwritten",
+            own,
+            alpn(json!(["h2"])),
+            http2(),
+            json!({ "scheme_header_transformation": { "scheme_to_overwrite": "https" } }),
+        ),
         origination("without a name", own, json!({ "sni": null }), json!({})),
         origination(
             "with the request's own name",
