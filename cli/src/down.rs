@@ -17,6 +17,8 @@ use crate::up::state::State;
 const GRACE: Duration = Duration::from_secs(3);
 /// Mounts may lie on mounts; each pass removes a layer.
 const UNMOUNT_PASSES: usize = 10;
+/// Where this program keeps what it is not told to keep elsewhere.
+const HOME: &str = "/var/lib/trireme";
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -88,6 +90,8 @@ pub fn remove(data: &Path) -> Result<()> {
     }
     // Files that are not ours stay, and then so does the directory.
     let _ = std::fs::remove_dir(data);
+    // `up` makes it; a server or another cluster may have its own in there.
+    let _ = std::fs::remove_dir(HOME);
     Ok(())
 }
 

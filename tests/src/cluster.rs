@@ -238,9 +238,11 @@ impl Cluster {
         {
             left.push(format!("nft tables {tables}"));
         }
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")?.flatten() {
-            let parent = hierarchy.path().join("trireme");
-            let Ok(entries) = std::fs::read_dir(&parent) else {
+        // On cgroup v2 the directory is the only hierarchy, otherwise it holds one each.
+        let cgroups = Path::new("/sys/fs/cgroup");
+        let hierarchies = std::fs::read_dir(cgroups)?.flatten().map(|h| h.path());
+        for hierarchy in hierarchies.chain([cgroups.to_path_buf()]) {
+            let Ok(entries) = std::fs::read_dir(hierarchy.join("trireme")) else {
                 continue;
             };
             for entry in entries.flatten() {

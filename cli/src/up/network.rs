@@ -116,9 +116,10 @@ pub fn subnet(state: &State) -> Result<Cidr> {
     cidr(state.gateway)
 }
 
+/// On a directory that every machine has, so that no file is left of it.
 fn lock() -> Result<nix::fcntl::Flock<File>> {
-    let path = Path::new("/run/trireme-up.lock");
-    let file = File::create(path).with_context(|| format!("opening {}", path.display()))?;
+    let path = Path::new("/run");
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("locking {}", path.display()))

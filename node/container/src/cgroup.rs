@@ -187,6 +187,16 @@ impl Cgroup {
         }
     }
 
+    /// On v2, when memory is short, the kernel kills all of it or nothing: for a container, whose
+    /// parent process may not notice a child's end. Not for a pod, where the kernel would take the
+    /// containers that have room with the one that has none.
+    pub(crate) fn end_together(&self) {
+        if is_unified() {
+            // Absent before Linux 4.19, and where this host has no memory controller.
+            let _ = self.write("memory", "memory.oom.group", "1");
+        }
+    }
+
     fn write(&self, controller: &str, file: &str, value: &str) -> Result<(), ContainerError> {
         let directory = self.controller(controller).ok_or_else(|| {
             self.error(
@@ -203,7 +213,6 @@ impl Cgroup {
             self.write("memory", "memory.max", &bytes.to_string())?;
             // Absent where the kernel has no swap accounting.
             let _ = self.write("memory", "memory.swap.max", "0");
-            let _ = self.write("memory", "memory.oom.group", "1");
         }
         if let Some(shares) = limits.cpu_shares {
             self.write("cpu", "cpu.weight", &shares_to_weight(shares).to_string())?;

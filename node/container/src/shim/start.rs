@@ -52,6 +52,7 @@ pub(crate) fn start(
     let cgroup = Cgroup::new(spec.cgroup_path());
     cgroup.create()?;
     cgroup.apply(&spec.limits)?;
+    cgroup.end_together();
     if let Some(rules) = bundle::device_rules(spec)? {
         cgroup.restrict_devices(&rules)?;
     }
