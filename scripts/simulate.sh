@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$PATH"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/trireme/target}"
 servers=0..20 logic=0..6 proxies=0..20
-[ "${1:-short}" = short ] || servers=0..500 logic=0..1000 proxies=0..500
+[ "${1:-short}" = short ] || servers=0..200 logic=0..300 proxies=0..200
 simulation="$CARGO_TARGET_DIR/release/simulation"
 "$simulation" world --seeds "$servers" --twice
 "$simulation" world --planted leader_restore --within 5

@@ -39,7 +39,7 @@ part 'oracle' cargo test --locked --release --workspace --test oracle --no-fail-
 # Selected over the whole workspace, so that cargo unifies the same features and compiles nothing again.
 part 'end to end' cargo test --locked --release --workspace --test 'e2e_*' --no-fail-fast -- --test-threads=1 --nocapture
 if [ "$mode" = long ]; then
-  part 'fuzzing' scripts/fuzz.sh 120
+  part 'fuzzing' scripts/fuzz.sh 45
   part 'measurements' scripts/bench.sh
 fi
 

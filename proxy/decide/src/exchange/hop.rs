@@ -173,6 +173,8 @@ pub(super) fn arrive(
     }
     if let Scheme::Overwritten { https } = hcm.scheme {
         head.https = https;
+        let scheme = if https { "https" } else { "http" };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     let internal = single
         && address.is_some_and(|address| {
