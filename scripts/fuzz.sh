@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Searches, by cargo-fuzz, for bytes that break one of the properties of fuzz/properties. Begins with the committed
-# corpus and what earlier runs on this machine found interesting. Usage: scripts/fuzz.sh [SECONDS [TARGET...]]
-# A find is left in ~/.cache/trireme/fuzz/finds/TARGET: its bytes belong into fuzz/corpus/TARGET with the fix.
+# Searches, by cargo-fuzz, for bytes that break one of the properties of fuzz/properties, as many at a time as there
+# are cores. Begins with the committed corpus and what earlier runs on this machine found interesting.
+# Usage: scripts/fuzz.sh [SECONDS [PROPERTY...]]
+# A find is left in ~/.cache/trireme/fuzz/finds/PROPERTY: its bytes belong into fuzz/corpus/PROPERTY with the fix.
 # Exits with 75 where a nightly compiler or cargo-fuzz is missing: the same properties hold in `make test` by a seed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,26 +26,48 @@ if ! "$tools/bin/cargo-fuzz" --version 2>/dev/null | grep -qx "cargo-fuzz $versi
   rm -rf "$tools/target"
 fi
 
-# The same versions as everywhere else; cargo adds what only the targets need.
+# The same versions as everywhere else; cargo adds what only the program for libFuzzer needs.
 cp Cargo.lock fuzz/Cargo.lock
 export CARGO_TARGET_DIR="$place/target"
-cd fuzz/properties
-[ $# -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list --fuzz-dir ..)
-[ $# -eq 0 ] || targets=("$@")
-cargo +nightly fuzz build --fuzz-dir .. 2>&1 | sed -n '/^error/,$p'
-failed=()
-for target in "${targets[@]}"; do
-  mkdir -p "$place/corpus/$target" "$place/finds/$target"
-  printf 'fuzz: %s for %s s\n' "$target" "$seconds"
-  log="$place/$target.log"
-  if cargo +nightly fuzz run --fuzz-dir .. "$target" "$place/corpus/$target" "../corpus/$target" -- \
-    -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-    -artifact_prefix="$place/finds/$target/" >"$log" 2>&1; then
-    sed -n 's/^stat::number_of_executed_units: */fuzz:   held for inputs: /p; s/^.*\(cov: [0-9]*\).*DONE.*$/fuzz:   \1/p' "$log"
+[ $# -gt 0 ] || mapfile -t properties < <(ls fuzz/corpus)
+[ $# -eq 0 ] || properties=("$@")
+begin=$SECONDS
+(cd fuzz/properties && cargo +nightly fuzz build --fuzz-dir .. properties 2>&1) | sed -n '/^error/,$p'
+echo "fuzz: built in $((SECONDS - begin)) s"
+program=$(ls -t "$CARGO_TARGET_DIR"/*/release/properties | head -n 1)
+corpus="$PWD/fuzz/corpus"
+
+# Searches one property, and says in one go how it went.
+search() {
+  local property="$1" log="$place/$1.log" status=0
+  mkdir -p "$place/corpus/$property" "$place/finds/$property"
+  # Other processes of this machine may take the core: a hang is what takes several times the usual patience.
+  TRIREME_PROPERTY="$property" "$program" "$place/corpus/$property" "$corpus/$property" \
+    -max_total_time="$seconds" -max_len=4096 -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="$place/finds/$property/" >"$log" 2>&1 || status=$?
+  if [ "$status" = 0 ]; then
+    printf 'fuzz: %-14s held for %9s inputs, %s\n' "$property" \
+      "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")" \
+      "$(sed -n 's/^.*DONE *\(cov: [0-9]* ft: [0-9]*\).*$/\1/p' "$log")"
   else
-    failed+=("$target")
-    tail -n 40 "$log"
-    echo "fuzz: $target: FAILED; the bytes are in $place/finds/$target"
+    printf '%s\nfuzz: %s: FAILED; the bytes are in %s\n' "$(tail -n 40 "$log")" "$property" "$place/finds/$property"
   fi
+  return "$status"
+}
+
+failed=0
+running=0
+for property in "${properties[@]}"; do
+  if [ "$running" -ge "$(nproc)" ]; then
+    wait -n || failed=$((failed + 1))
+    running=$((running - 1))
+  fi
+  search "$property" &
+  running=$((running + 1))
 done
-[ ${#failed[@]} -eq 0 ] || { echo "fuzz: failed: ${failed[*]}"; exit 1; }
+while [ "$running" -gt 0 ]; do
+  wait -n || failed=$((failed + 1))
+  running=$((running - 1))
+done
+[ "$failed" -eq 0 ] || { echo "fuzz: $failed of ${#properties[@]} properties failed"; exit 1; }
+echo "fuzz: ${#properties[@]} properties held"

@@ -8,18 +8,23 @@
 
 mod cluster;
 mod http1;
+mod http2;
 mod node;
 mod proxy;
 
 /// Panics where the promise is broken.
 pub type Property = fn(&[u8]);
 
-/// All by name, which is also that of its fuzz target and of its folder of the corpus.
+/// All by name, which is also that of its folder of the corpus.
 pub const PROPERTIES: &[(&str, Property)] = &[
     ("chunks", http1::chunks),
     ("client_hello", proxy::client_hello),
     ("detect", proxy::detect),
     ("dns", node::dns),
+    ("h2_client", http2::h2_client),
+    ("h2_server", http2::h2_server),
+    ("hpack", http2::hpack),
+    ("huffman", http2::huffman),
     ("protobuf", cluster::protobuf),
     ("request_head", http1::request_head),
     ("response_head", http1::response_head),

@@ -12,6 +12,8 @@ pub mod hpack;
 mod message;
 pub mod server;
 mod stream;
+#[doc(hidden)]
+pub mod understood;
 
 use std::time::Duration;
 

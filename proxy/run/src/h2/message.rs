@@ -57,7 +57,7 @@ pub enum Refusal {
 }
 
 /// A request's head.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Request {
     /// `:method`
     pub method: Method,

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -316,27 +315,6 @@ where
         result
     })
     .await
-}
-
-/// What a server makes of what a client sends, in such pieces: how many requests. For fuzzing.
-///
-/// # Errors
-/// What is against the rules.
-#[doc(hidden)]
-pub fn understand<'a>(
-    pieces: impl IntoIterator<Item = &'a [u8]>,
-    options: Options,
-) -> Result<usize, Broken> {
-    let transport = Transport::new(Box::new(tokio::io::empty()), BytesMut::new());
-    let mut connection = Connection::new(transport, Role::Server, options);
-    let mut arrived = Vec::new();
-    for piece in pieces {
-        connection.transport.input.extend_from_slice(piece);
-        connection.understand()?;
-        connection.take_arrived(&mut arrived);
-        connection.transport.output.clear();
-    }
-    Ok(arrived.len())
 }
 
 /// Lets the client read our last frames though it still sends: closing with unread input would reset the connection.

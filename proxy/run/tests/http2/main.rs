@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use trireme_proxy::h1::Transport;
 use trireme_proxy::h2::hpack::{Decoder, Encoder, Field};
 use trireme_proxy::h2::server::{self, Ended, Serving};
-use trireme_proxy::h2::{Broken, Limits, Options, Reason, Request};
+use trireme_proxy::h2::{Broken, Limits, Options, Reason, Request, understood};
 use trireme_proxy::{Body, Drain};
 use trireme_proxy_decide::config::Http2Options;
 use trireme_proxy_decide::head::RequestHead;

@@ -265,9 +265,10 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = *octet;
         }
-        let result = server::understand(bytes.chunks(cut), options());
+        let seen = understood::by_server(bytes.chunks(cut), options());
         if changes.is_empty() {
-            prop_assert_eq!(result, Ok(4));
+            prop_assert_eq!((seen.requests.len(), seen.broken), (4, None));
         }
+        prop_assert_eq!(seen, understood::by_server([&bytes[..]], options()));
     }
 }
