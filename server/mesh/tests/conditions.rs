@@ -215,6 +215,14 @@ fn a_status_is_written_once_and_taken_back_when_things_are_well() {
     );
 
     object["status"] = first[0].status.clone();
+    let mut written = object.clone();
+    written["apiVersion"] = json!("networking.istio.io/v1");
+    let strict = trireme_model::schema::FieldValidation::Strict;
+    assert_eq!(
+        trireme_model::schema::check(first[0].kind, &mut written, strict),
+        Ok(Vec::new()),
+        "a status is written as the API has it"
+    );
     assert!(
         apply(&mut mesh, &object).is_empty(),
         "a status changes no configuration"

@@ -65,6 +65,7 @@ fn the_slides_work_by_kubectl_apply() -> Result<()> {
         part("gateway", &mut || traffic::gateway(all));
         part("split", &mut || traffic::split(all));
         part("subsets and headers", &mut || traffic::subsets(all));
+        part("routes to nowhere", &mut || traffic::nowhere(all));
         part("timeout", &mut || resiliency::timeout(all));
         part("retries", &mut || resiliency::retries(all));
         part("delay", &mut || resiliency::delay(all));

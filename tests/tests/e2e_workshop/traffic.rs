@@ -1,6 +1,6 @@
 //! The slides' traffic management: gateway, split, subsets, header routes.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::eventually;
 
 use crate::workshop::{CHI_SQUARED_BOUND, HOST, PATIENCE, Workshop, chi_squared, version_in};
@@ -83,4 +83,53 @@ pub fn subsets(all: &Workshop) -> Result<()> {
         "{response:?}"
     );
     Ok(())
+}
+
+/// What leads nowhere says so: at once to who writes it, in its status as long as it lasts, and in an event.
+pub fn nowhere(all: &Workshop) -> Result<()> {
+    all.reset()?;
+    let said = all.apply("nowhere")?;
+    ensure!(
+        said.contains("Warning") && said.contains("ghost"),
+        "kubectl passes a warning on: {said}"
+    );
+    let get = ["get", "virtualservice", "service-b"];
+    let condition = || -> Result<(String, String)> {
+        let object = all.kubectl.json(&get)?;
+        let conditions = object["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        let found = conditions.find(|it| it["type"] == "ResolvedRefs");
+        let found = found.with_context(|| format!("no condition: {}", object["status"]))?;
+        let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+        Ok((text("status"), text("message")))
+    };
+    eventually("its condition names both", PATIENCE, || {
+        let (status, message) = condition()?;
+        ensure!(
+            status == "False" && message.contains("ghost") && message.contains("none"),
+            "{status}: {message}"
+        );
+        Ok(())
+    })?;
+    let events = [
+        "get",
+        "events",
+        "--field-selector",
+        "involvedObject.name=service-b,involvedObject.kind=VirtualService",
+    ];
+    eventually("an event says so", PATIENCE, || {
+        let events = all.kubectl.ok(&events)?;
+        ensure!(
+            events.contains("Warning") && events.contains("ghost"),
+            "{events}"
+        );
+        Ok(())
+    })?;
+    all.apply("split-30-70")?;
+    eventually("its condition turns", PATIENCE, || {
+        let (status, message) = condition()?;
+        ensure!(status == "True", "{status}: {message}");
+        Ok(())
+    })
+    .map(drop)
 }

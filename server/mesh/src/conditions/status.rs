@@ -191,10 +191,13 @@ fn of_object(
     }
     // Codes in the form that Istio's tools read.
     let coded: BTreeSet<&Finding> = findings.iter().filter(|it| !it.code.is_empty()).collect();
-    let messages = coded.into_iter().map(|it| {
-        json!({"type": {"name": it.reason, "code": it.code}, "level": "WARNING", "message": it.message})
-    });
-    after.validation_messages = messages.collect();
+    let mut messages: Vec<Value> = coded
+        .into_iter()
+        .map(|it| json!({"type": {"name": it.reason, "code": it.code}, "level": "WARNING"}))
+        .collect();
+    // They have no words of their own: what is told apart by those alone is the same.
+    messages.dedup();
+    after.validation_messages = messages;
     if after == before {
         return None;
     }
