@@ -6,7 +6,9 @@ use crate::case::{Case, Observation, Stand};
 use crate::client::Request;
 use crate::client::http2::{Connection, send_http1};
 use crate::place::Place;
-use crate::shape::{Resources, any_host, cluster, http, http2, inspecting, merged, tcp, to, typed};
+use crate::shape::{
+    Resources, any_host, cluster, http, http2, inspecting, merged, one_route, tcp, to, typed,
+};
 use crate::tls;
 
 const GROUP: &str = "tls";
@@ -33,20 +35,17 @@ fn origination(name: &str, authority: fn() -> String, settings: Value, extra: Va
         GROUP,
         format!("begun: {name}"),
         1,
-        move |place| Resources {
-            listeners: vec![http(
+        move |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 json!({}),
-            )],
-            clusters: vec![cluster(
-                place,
-                "a",
-                &place.hosts,
-                merged(upstream(&authority(), settings.clone()), extra.clone()),
-            )],
-            ..Resources::default()
+                cluster(
+                    place,
+                    "a",
+                    &place.hosts,
+                    merged(upstream(&authority(), settings.clone()), extra.clone()),
+                ),
+            )
         },
         vec![
             Request::get("/"),
