@@ -54,11 +54,7 @@ impl Process {
     }
 
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let family = self.family();
-        let each = family
-            .into_iter()
-            .map(|id| kibibytes(id, "status", "VmRSS:"));
-        Ok(each.sum::<anyhow::Result<u64>>()? * 1024)
+        self.family().into_iter().map(resident_bytes).sum()
     }
 
     /// Resident memory of which shared pages count by share.
@@ -69,6 +65,14 @@ impl Process {
             .map(|id| kibibytes(id, "smaps_rollup", "Pss:"));
         Ok(each.sum::<anyhow::Result<u64>>()? * 1024)
     }
+}
+
+/// Resident memory of a process.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn resident_bytes(id: u32) -> anyhow::Result<u64> {
+    Ok(kibibytes(id, "status", "VmRSS:")? * 1024)
 }
 
 /// One line of a file of /proc about memory.
@@ -88,7 +92,10 @@ pub fn own_cpu_nanos() -> std::io::Result<u64> {
 }
 
 /// The processor time of a process, by its clock.
-fn cpu_nanos(id: u32) -> std::io::Result<u64> {
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn cpu_nanos(id: u32) -> std::io::Result<u64> {
     let id = libc::pid_t::try_from(id).map_err(std::io::Error::other)?;
     let mut clock: libc::clockid_t = 0;
     let mut time = libc::timespec {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::traffic::tests;
 
 fn resources(all: &[(&str, u64)]) -> Vec<(String, u64)> {
     all.iter()
@@ -31,31 +32,20 @@ fn changes_and_the_whole_world_come_to_the_same() {
 
 fn arrival(at_ms: u64, request: u64, configuration: u64, host: &str) -> Arrival {
     Arrival {
-        at_ms,
-        proxy: 1,
-        cluster: "c".into(),
-        route: "r".into(),
-        request,
-        attempt: 1,
-        host: host.into(),
-        cut: false,
         transit_ms: 1,
         configuration: Some(configuration),
+        ..tests::arrival(at_ms, request, 1, host)
     }
 }
 
 fn request(id: u64, configuration: u64) -> Request {
+    let answered = Ending::Answered {
+        status: 200,
+        body: String::new(),
+    };
     Request {
-        id,
-        proxy: 1,
-        cluster: "c".into(),
-        began_ms: 500,
-        ended_ms: 600,
-        ending: Ending::Answered {
-            status: 200,
-            body: String::new(),
-        },
         configuration: Some(configuration),
+        ..tests::request(id, answered)
     }
 }
 

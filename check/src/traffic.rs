@@ -615,4 +615,4 @@ pub fn check_rest<'a>(
 
 #[cfg(test)]
 #[path = "traffic_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -40,7 +40,7 @@ fn sample(at_ms: u64, hosts: &str, next_sweep_ns: u64) -> Sample {
     }
 }
 
-fn arrival(at_ms: u64, request: u64, attempt: u32, host: &str) -> Arrival {
+pub(crate) fn arrival(at_ms: u64, request: u64, attempt: u32, host: &str) -> Arrival {
     Arrival {
         at_ms,
         proxy: 1,
@@ -55,7 +55,7 @@ fn arrival(at_ms: u64, request: u64, attempt: u32, host: &str) -> Arrival {
     }
 }
 
-fn request(id: u64, ending: Ending) -> Request {
+pub(crate) fn request(id: u64, ending: Ending) -> Request {
     Request {
         id,
         proxy: 1,

@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 
 use super::wire::maintenance_client::MaintenanceClient;
 use super::wire::{ResponseHeader, StatusRequest};
+use crate::process;
 
 /// A cluster that has no leader by then has failed to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -144,17 +145,16 @@ impl Cluster {
 
     /// CPU time that all members have used.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        self.members
-            .iter()
-            .map(|member| cpu_of(member.process.id()))
-            .sum()
+        let each = self.members.iter().map(|member| member.process.id());
+        let nanos: u64 = each.map(process::cpu_nanos).sum::<std::io::Result<_>>()?;
+        Ok(Duration::from_nanos(nanos))
     }
 
     /// Memory that all members hold, in bytes.
     pub fn memory(&self) -> anyhow::Result<u64> {
         self.members
             .iter()
-            .map(|member| memory_of(member.process.id()))
+            .map(|member| process::resident_bytes(member.process.id()))
             .sum()
     }
 
@@ -179,25 +179,4 @@ fn free_addresses() -> anyhow::Result<Vec<std::net::SocketAddr>> {
         .iter()
         .map(TcpListener::local_addr)
         .collect::<Result<_, _>>()?)
-}
-
-fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
-    /// Of `/proc/PID/stat`: the kernel's USER_HZ, fixed on every architecture that we run on.
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything.
-    let rest = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
-}
-
-fn memory_of(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .context("VmRSS")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
-    Ok(kib << 10)
 }

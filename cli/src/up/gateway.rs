@@ -5,7 +5,7 @@ use serde_json::Value;
 use trireme_client::Client;
 use trireme_model::kinds;
 
-use super::ready::until;
+use super::ready::{self, until};
 use super::state::State;
 
 const NAMESPACE: &str = "istio-system";
@@ -14,28 +14,19 @@ const HTTP_PORT: u64 = 80;
 
 /// Until every replica is available and the service has an address; answers where HTTP is served, or
 /// nothing on a cluster whose operators removed it.
-pub async fn wait(client: &Client, state: &State) -> Result<Option<String>> {
+pub async fn wait(client: &Client, state: &State, say: &impl Fn(String)) -> Result<Option<String>> {
     match client.get(kinds::DEPLOYMENT, NAMESPACE, NAME).await {
         Err(error) if error.is_not_found() => return Ok(None),
         _ => {}
     }
+    ready::deployment(client, state, (NAMESPACE, NAME), say).await?;
     let mut address = None;
     until(state, async || {
-        let (Ok(deployment), Ok(service)) = (
-            client.get(kinds::DEPLOYMENT, NAMESPACE, NAME).await,
-            client.get(kinds::SERVICE, NAMESPACE, NAME).await,
-        ) else {
-            return Ok(Some(format!("{NAMESPACE}/{NAME} does not exist yet")));
-        };
-        let status = &deployment["status"];
-        let available = status["availableReplicas"].as_u64().unwrap_or(0);
-        let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
-        let seen = status["observedGeneration"] == deployment["metadata"]["generation"];
-        if !seen || available < wanted {
+        let Ok(service) = client.get(kinds::SERVICE, NAMESPACE, NAME).await else {
             return Ok(Some(format!(
-                "{available} of {wanted} replicas of {NAMESPACE}/{NAME} are available"
+                "service {NAMESPACE}/{NAME} does not exist yet"
             )));
-        }
+        };
         match reached_at(&service) {
             Some(found) => {
                 address = Some(found);

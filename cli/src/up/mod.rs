@@ -5,6 +5,7 @@
 
 mod gateway;
 pub mod network;
+mod pending;
 pub mod process;
 mod ready;
 mod sample;
@@ -158,12 +159,12 @@ async fn start(options: &Options, data: &std::path::Path, state: &mut State) -> 
     ready::nodes(&client, state, &say).await?;
     if !options.no_sample && state.nodes().next().is_some() {
         sample::apply(&client, state).await?;
-        sample::wait(&client, state).await?;
+        sample::wait(&client, state, &say).await?;
         say("sample: deployment and service hello serve".to_owned());
     }
     let mut gateway = None;
     if state.nodes().next().is_some() {
-        gateway = gateway::wait(&client, state).await?;
+        gateway = gateway::wait(&client, state, &say).await?;
         if let Some(url) = &gateway {
             say(format!("gateway: istio-ingressgateway serves at {url}"));
         }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use trireme_client::{Client, ListOptions};
 use trireme_model::kinds;
 
+use super::pending;
 use super::process::tail;
 use super::state::{Machine, State};
 use crate::status::is_ready;
@@ -17,6 +18,10 @@ use crate::status::is_ready;
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// A healthy start takes a few seconds; a slow or loaded disk gets this long.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Between looks at what keeps pods.
+const REASONS_PAUSE: Duration = Duration::from_secs(1);
+/// What keeps pods for so long is told while it is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of a log shown when a process has ended.
 const TAIL_LINES: usize = 15;
 
@@ -123,6 +128,86 @@ pub async fn nodes(client: &Client, state: &State, say: &impl Fn(String)) -> Res
         Ok(progress(count, wanted, "nodes", &mut told, say))
     })
     .await
+}
+
+/// Every replica of a deployment is available. What keeps its pods is told when it has done so for a while.
+pub async fn deployment(
+    client: &Client,
+    state: &State,
+    (namespace, name): (&str, &str),
+    say: &impl Fn(String),
+) -> Result<()> {
+    let begin = Instant::now();
+    let mut looked = None;
+    let mut reasons = Vec::new();
+    let mut told = Vec::new();
+    until(state, async || {
+        let Ok(deployment) = client.get(kinds::DEPLOYMENT, namespace, name).await else {
+            return Ok(Some(format!("{namespace}/{name} does not exist yet")));
+        };
+        let (status, spec) = (&deployment["status"], &deployment["spec"]);
+        let available = status["availableReplicas"].as_u64().unwrap_or(0);
+        let wanted = spec["replicas"].as_u64().unwrap_or(1);
+        let seen = status["observedGeneration"] == deployment["metadata"]["generation"];
+        if seen && available >= wanted {
+            return Ok(None);
+        }
+        if looked.is_none_or(|at: Instant| at.elapsed() > REASONS_PAUSE) {
+            looked = Some(Instant::now());
+            reasons = pods_reasons(client, state, &deployment).await;
+            if begin.elapsed() > PATIENCE {
+                for reason in reasons.iter().filter(|reason| !told.contains(*reason)) {
+                    say(format!("{namespace}/{name} waits: {reason}"));
+                }
+                told.clone_from(&reasons);
+            }
+        }
+        let why: String = reasons.iter().map(|it| format!("\n  {it}")).collect();
+        Ok(Some(format!(
+            "{available} of {wanted} replicas of {namespace}/{name} are available{why}"
+        )))
+    })
+    .await
+}
+
+/// What keeps a deployment's pods; nothing when that cannot be read now.
+async fn pods_reasons(client: &Client, state: &State, deployment: &Value) -> Vec<String> {
+    let labels = deployment["spec"]["selector"]["matchLabels"].as_object();
+    let selector: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    let of_it = ListOptions {
+        namespace: deployment["metadata"]["namespace"]
+            .as_str()
+            .map(str::to_owned),
+        label_selector: selector.join(","),
+        ..ListOptions::default()
+    };
+    let everywhere = ListOptions::default();
+    let (Ok(pods), Ok(nodes)) = (
+        client.list(kinds::POD, &of_it).await,
+        client.list(kinds::NODE, &everywhere).await,
+    ) else {
+        return Vec::new();
+    };
+    let data = state
+        .nodes()
+        .next()
+        .map(|node| node.data.display().to_string())
+        .unwrap_or_default();
+    let mut all = pending::reasons(&pods.items, &nodes.items, &data);
+    // The pods themselves may be refused.
+    if let Some(failure) = deployment["status"]["conditions"]
+        .as_array()
+        .and_then(|all| all.iter().find(|one| one["type"] == "ReplicaFailure"))
+        && failure["status"] == "True"
+    {
+        let message = failure["message"].as_str().unwrap_or_default();
+        all.insert(0, format!("its pods are refused: {message}"));
+    }
+    all
 }
 
 /// Tells of each step once; answers what is missing.

@@ -5,7 +5,7 @@ use serde_json::json;
 use trireme_client::{ApplyOptions, Client};
 use trireme_model::kinds;
 
-use super::ready::until;
+use super::ready::{self, until};
 use super::state::State;
 
 pub const NODE_PORT: u16 = 30080;
@@ -76,17 +76,6 @@ pub async fn apply(client: &Client, state: &State) -> Result<()> {
 }
 
 /// Until every replica is available.
-pub async fn wait(client: &Client, state: &State) -> Result<()> {
-    until(state, async || {
-        let Ok(deployment) = client.get(kinds::DEPLOYMENT, NAMESPACE, NAME).await else {
-            return Ok(Some("the sample cannot be read".to_owned()));
-        };
-        let (status, spec) = (&deployment["status"], &deployment["spec"]);
-        let available = status["availableReplicas"].as_u64().unwrap_or(0);
-        let wanted = spec["replicas"].as_u64().unwrap_or(0);
-        let seen = status["observedGeneration"] == deployment["metadata"]["generation"];
-        Ok((!seen || available < wanted)
-            .then(|| format!("{available} of {wanted} replicas of the sample are available")))
-    })
-    .await
+pub async fn wait(client: &Client, state: &State, say: &impl Fn(String)) -> Result<()> {
+    ready::deployment(client, state, (NAMESPACE, NAME), say).await
 }

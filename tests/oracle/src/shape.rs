@@ -212,3 +212,13 @@ pub fn to(place: &Place, name: &str, extra: Value) -> Value {
     let action = merged(json!({ "cluster": place.cluster(name) }), extra);
     json!({ "match": { "prefix": "/" }, "route": action })
 }
+
+/// An HTTP listener that sends everything to its one cluster, `a`, with `action` in its route.
+pub fn one_route(place: &Place, action: Value, cluster: Value) -> Resources {
+    let routes = any_host(json!([to(place, "a", action)]));
+    Resources {
+        listeners: vec![http(place, routes, vec![], json!({}))],
+        clusters: vec![cluster],
+        ..Resources::default()
+    }
+}

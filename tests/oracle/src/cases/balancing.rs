@@ -7,23 +7,10 @@ use serde_json::{Value, json};
 use crate::case::{Case, Observation};
 use crate::client::Request;
 use crate::place::Place;
-use crate::shape::{Resources, any_host, assigned, cluster, endpoint, http, to};
+use crate::shape::{Resources, any_host, assigned, cluster, endpoint, http, one_route};
 
 const GROUP: &str = "balance";
 const SAMPLE: usize = 600;
-
-fn listening(place: &Place, action: Value, cluster: Value) -> Resources {
-    Resources {
-        listeners: vec![http(
-            place,
-            any_host(json!([to(place, "a", action)])),
-            vec![],
-            json!({}),
-        )],
-        clusters: vec![cluster],
-        ..Resources::default()
-    }
-}
 
 /// A sample of which host answers.
 fn sampled(
@@ -39,7 +26,7 @@ fn sampled(
         hosts,
         move |place| {
             let cluster = assigned(place, "a", localities(place), extra.clone());
-            listening(place, json!({}), cluster)
+            one_route(place, json!({}), cluster)
         },
         |stand| async move {
             let sample = stand.sample(SAMPLE, &Request::get("/")).await?;
@@ -66,7 +53,7 @@ fn in_order(
         hosts,
         move |place| {
             let cluster = assigned(place, "a", localities(place), extra.clone());
-            listening(place, json!({}), cluster)
+            one_route(place, json!({}), cluster)
         },
         move |stand| async move {
             let count = round * 5;
@@ -343,7 +330,7 @@ fn hashes() -> Vec<Case> {
                 5,
                 move |place| {
                     let own = cluster(place, "a", &place.hosts, extra.clone());
-                    listening(place, action.clone(), own)
+                    one_route(place, action.clone(), own)
                 },
                 |stand| async move {
                     let mut picked = Vec::new();
@@ -368,7 +355,7 @@ fn hashes() -> Vec<Case> {
         |place| {
             let action = json!({ "hash_policy": [{ "cookie": { "name": "sticky", "ttl": "60s", "path": "/p" } }] });
             let own = cluster(place, "a", &place.hosts, json!({ "lb_policy": "RING_HASH" }));
-            listening(place, action, own)
+            one_route(place, action, own)
         },
         |stand| async move {
             let first = stand.send(0, &Request::get("/")).await?;
@@ -402,7 +389,7 @@ fn subsets() -> Vec<Case> {
                 "fallback_policy": fallback, "subset_selectors": [{ "keys": ["version"] }] } });
             let own = assigned(place, "a", json!([{ "lb_endpoints": endpoints }]), extra);
             let action = json!({ "metadata_match": { "filter_metadata": { "envoy.lb": { "version": wanted } } } });
-            listening(place, action, own)
+            one_route(place, action, own)
         }
     };
     let kinds: [(&str, &'static str, &'static str, &[(&'static str, f64)]); 3] = [
@@ -454,7 +441,7 @@ fn busy() -> Case {
                 &place.hosts,
                 json!({ "lb_policy": "LEAST_REQUEST" }),
             );
-            listening(place, json!({}), own)
+            one_route(place, json!({}), own)
         },
         |stand| async move {
             // Whoever gets them, host 0's stay open.
@@ -483,7 +470,7 @@ fn nobody() -> Case {
         0,
         |place| {
             let own = cluster(place, "a", &[], json!({}));
-            listening(place, json!({}), own)
+            one_route(place, json!({}), own)
         },
         vec![Request::get("/")],
     )

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::case::{Case, Observation};
 use crate::client::Request;
-use crate::shape::{Resources, any_host, cluster, http, merged, to};
+use crate::shape::{cluster, merged, one_route};
 
 const GROUP: &str = "breaker";
 /// Requests are sent this far apart, so that their order is known.
@@ -34,21 +34,11 @@ fn case(name: &str, thresholds: Value, extra: Value, count: usize, priority: &'s
         move |place| {
             let limits = json!({ "circuit_breakers": { "thresholds": thresholds } });
             let action = json!({ "priority": priority });
-            Resources {
-                listeners: vec![http(
-                    place,
-                    any_host(json!([to(place, "a", action)])),
-                    vec![],
-                    json!({}),
-                )],
-                clusters: vec![cluster(
-                    place,
-                    "a",
-                    &place.hosts,
-                    merged(limits, extra.clone()),
-                )],
-                ..Resources::default()
-            }
+            one_route(
+                place,
+                action,
+                cluster(place, "a", &place.hosts, merged(limits, extra.clone())),
+            )
         },
         move |stand| async move {
             let slow = Request::get("/").plan("*=200+after:2500");

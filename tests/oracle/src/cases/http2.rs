@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::case::{Case, Observation, Stand};
 use crate::client::http2::Connection;
 use crate::client::{Request, Response};
-use crate::shape::{Resources, any_host, cluster, http, http2, merged, to};
+use crate::shape::{cluster, http2, merged, one_route};
 
 const GROUP: &str = "http2";
 
@@ -61,21 +61,18 @@ fn case(sides: Sides, name: &str, action: Value, extra: Value, requests: Vec<Req
         GROUP,
         format!("{}: {name}", sides.name()),
         2,
-        move |place| Resources {
-            listeners: vec![http(
+        move |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", action.clone())])),
-                vec![],
-                json!({}),
-            )],
-            clusters: vec![cluster(
-                place,
-                "a",
-                // One, so that who is tried first is no draw.
-                &place.hosts[..1],
-                merged(sides.cluster(), extra.clone()),
-            )],
-            ..Resources::default()
+                action.clone(),
+                cluster(
+                    place,
+                    "a",
+                    // One, so that who is tried first is no draw.
+                    &place.hosts[..1],
+                    merged(sides.cluster(), extra.clone()),
+                ),
+            )
         },
         move |stand| {
             let requests = requests.clone();
@@ -115,21 +112,11 @@ fn at_once(sides: Sides, limit: u32) -> Case {
                 0 => json!({}),
                 _ => json!({ "circuit_breakers": { "thresholds": [{ "max_requests": limit }] } }),
             };
-            Resources {
-                listeners: vec![http(
-                    place,
-                    any_host(json!([to(place, "a", json!({}))])),
-                    vec![],
-                    json!({}),
-                )],
-                clusters: vec![cluster(
-                    place,
-                    "a",
-                    &place.hosts,
-                    merged(sides.cluster(), breakers),
-                )],
-                ..Resources::default()
-            }
+            one_route(
+                place,
+                json!({}),
+                cluster(place, "a", &place.hosts, merged(sides.cluster(), breakers)),
+            )
         },
         move |stand| async move {
             let connection = connection(&stand, sides).await?;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::case::{Case, Observation, Stand, milliseconds};
 use crate::client::Request;
-use crate::shape::{Resources, any_host, cluster, http, merged, to};
+use crate::shape::{cluster, merged, one_route};
 
 const GROUP: &str = "outlier";
 const INTERVAL_MS: f64 = 500.0;
@@ -73,20 +73,12 @@ fn ejected(name: &str, number_of_hosts: usize, plan: &'static str, settings: Val
         GROUP,
         name,
         number_of_hosts,
-        move |place| Resources {
-            listeners: vec![http(
+        move |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 json!({}),
-            )],
-            clusters: vec![cluster(
-                place,
-                "a",
-                &place.hosts,
-                detection(settings.clone()),
-            )],
-            ..Resources::default()
+                cluster(place, "a", &place.hosts, detection(settings.clone())),
+            )
         },
         move |stand| async move {
             hosts(&stand, 0, number_of_hosts * 8, plan).await?;
@@ -216,20 +208,17 @@ fn comes_back(name: &'static str, ejection: usize) -> Case {
         GROUP,
         name,
         2,
-        |place| Resources {
-            listeners: vec![http(
+        |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 json!({}),
-            )],
-            clusters: vec![cluster(
-                place,
-                "a",
-                &place.hosts,
-                detection(json!({ "base_ejection_time": "1.5s", "max_ejection_time": "30s" })),
-            )],
-            ..Resources::default()
+                cluster(
+                    place,
+                    "a",
+                    &place.hosts,
+                    detection(json!({ "base_ejection_time": "1.5s", "max_ejection_time": "30s" })),
+                ),
+            )
         },
         move |stand| async move {
             let mut number = 0;
@@ -272,20 +261,12 @@ fn sweeps(name: &'static str, settings: Value) -> Case {
         GROUP,
         name,
         4,
-        move |place| Resources {
-            listeners: vec![http(
+        move |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 json!({}),
-            )],
-            clusters: vec![cluster(
-                place,
-                "a",
-                &place.hosts,
-                detection(settings.clone()),
-            )],
-            ..Resources::default()
+                cluster(place, "a", &place.hosts, detection(settings.clone())),
+            )
         },
         |stand| async move {
             let begin = Instant::now();

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::case::{Case, Observation};
 use crate::client::{self, Request};
-use crate::shape::{Resources, any_host, cluster, http, tcp, to};
+use crate::shape::{Resources, any_host, cluster, http, one_route, tcp, to};
 
 const GROUP: &str = "protocol";
 
@@ -35,15 +35,12 @@ fn bytes(name: &str, text: String) -> Case {
         GROUP,
         name,
         1,
-        |place| Resources {
-            listeners: vec![http(
+        |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 json!({}),
-            )],
-            clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
-            ..Resources::default()
+                cluster(place, "a", &place.hosts, json!({})),
+            )
         },
         move |stand| {
             let text = text.clone();
@@ -302,15 +299,12 @@ fn dead() -> Case {
         GROUP,
         "a dead server",
         0,
-        |place| Resources {
-            listeners: vec![http(
+        |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 json!({}),
-            )],
-            clusters: vec![cluster(place, "a", &[place.dead], json!({}))],
-            ..Resources::default()
+                cluster(place, "a", &[place.dead], json!({})),
+            )
         },
         |stand| async move {
             let response = stand.send(0, &Request::get("/")).await?;
@@ -330,15 +324,12 @@ fn http2() -> Case {
         GROUP,
         "HTTP/2 from the client",
         1,
-        |place| Resources {
-            listeners: vec![http(
+        |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 json!({}),
-            )],
-            clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
-            ..Resources::default()
+                cluster(place, "a", &place.hosts, json!({})),
+            )
         },
         |stand| async move {
             use http_body_util::{BodyExt, Full};

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::case::{Case, Observation, milliseconds};
 use crate::client::Request;
 use crate::place::Place;
-use crate::shape::{Resources, any_host, assigned, cluster, endpoint, http, merged, to};
+use crate::shape::{Resources, assigned, cluster, endpoint, merged, one_route};
 
 const GROUP: &str = "retry";
 /// Beyond the pauses between tries themselves.
@@ -87,16 +87,11 @@ fn conditions() -> Vec<(&'static str, Value)> {
 fn retried(place: &Place, policy: &Value, extra: &Value) -> Resources {
     let policy = merged(json!({ "num_retries": 2 }), policy.clone());
     let action = json!({ "retry_policy": policy, "timeout": "5s" });
-    Resources {
-        listeners: vec![http(
-            place,
-            any_host(json!([to(place, "a", action)])),
-            vec![],
-            json!({}),
-        )],
-        clusters: vec![cluster(place, "a", &place.hosts, extra.clone())],
-        ..Resources::default()
-    }
+    one_route(
+        place,
+        action,
+        cluster(place, "a", &place.hosts, extra.clone()),
+    )
 }
 
 /// One request; its answer, its log, how often it was tried and the counters are compared.
@@ -189,16 +184,11 @@ fn dead() -> Case {
         0,
         |place| {
             let policy = json!({ "retry_on": "connect-failure", "num_retries": 2 });
-            Resources {
-                listeners: vec![http(
-                    place,
-                    any_host(json!([to(place, "a", json!({ "retry_policy": policy }))])),
-                    vec![],
-                    json!({}),
-                )],
-                clusters: vec![cluster(place, "a", &[place.dead], json!({}))],
-                ..Resources::default()
-            }
+            one_route(
+                place,
+                json!({ "retry_policy": policy }),
+                cluster(place, "a", &[place.dead], json!({})),
+            )
         },
         |stand| async move {
             let mut response = stand.send(0, &Request::get("/")).await?;
@@ -245,21 +235,16 @@ fn other_hosts() -> Case {
                 .iter()
                 .map(|at| endpoint(*at, json!({})))
                 .collect();
-            Resources {
-                listeners: vec![http(
-                    place,
-                    any_host(json!([to(place, "a", json!({ "retry_policy": policy }))])),
-                    vec![],
-                    json!({}),
-                )],
-                clusters: vec![assigned(
+            one_route(
+                place,
+                json!({ "retry_policy": policy }),
+                assigned(
                     place,
                     "a",
                     json!([{ "lb_endpoints": endpoints }]),
                     json!({ "lb_policy": "RANDOM" }),
-                )],
-                ..Resources::default()
-            }
+                ),
+            )
         },
         |stand| async move {
             const ROUNDS: usize = 40;

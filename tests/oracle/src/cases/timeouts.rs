@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::case::{Case, Observation};
 use crate::client::Request;
-use crate::shape::{Resources, any_host, cluster, http, to};
+use crate::shape::{cluster, one_route};
 
 const GROUP: &str = "timeout";
 
@@ -16,15 +16,12 @@ fn timed(name: &str, action: Value, request: Request) -> Case {
         GROUP,
         name,
         1,
-        move |place| Resources {
-            listeners: vec![http(
+        move |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", action.clone())])),
-                vec![],
-                json!({}),
-            )],
-            clusters: vec![cluster(place, "a", &place.hosts, json!({}))],
-            ..Resources::default()
+                action.clone(),
+                cluster(place, "a", &place.hosts, json!({})),
+            )
         },
         move |stand| {
             let request = request.clone();

@@ -6,7 +6,9 @@ use crate::case::{Case, Observation, Stand};
 use crate::client::Request;
 use crate::client::http2::{Connection, send_http1};
 use crate::place::Place;
-use crate::shape::{Resources, any_host, cluster, http, http2, inspecting, merged, tcp, to, typed};
+use crate::shape::{
+    Resources, any_host, cluster, http, http2, inspecting, merged, one_route, tcp, to, typed,
+};
 use crate::tls;
 
 const GROUP: &str = "tls";
@@ -44,20 +46,17 @@ fn managed(
         GROUP,
         format!("begun: {name}"),
         1,
-        move |place| Resources {
-            listeners: vec![http(
+        move |place| {
+            one_route(
                 place,
-                any_host(json!([to(place, "a", json!({}))])),
-                vec![],
                 manager.clone(),
-            )],
-            clusters: vec![cluster(
-                place,
-                "a",
-                &place.hosts,
-                merged(upstream(&authority(), settings.clone()), extra.clone()),
-            )],
-            ..Resources::default()
+                cluster(
+                    place,
+                    "a",
+                    &place.hosts,
+                    merged(upstream(&authority(), settings.clone()), extra.clone()),
+                ),
+            )
         },
         vec![
             Request::get("/"),

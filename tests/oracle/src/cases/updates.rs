@@ -30,15 +30,6 @@ fn classes(responses: &[Response]) -> Vec<String> {
     all
 }
 
-/// What was answered while a change came that neither what was before nor what is after it answers. When the change
-/// came is chance; that nothing else is ever answered is not.
-fn strange(before: &[Response], during: &[Response], after: &[Response]) -> Vec<String> {
-    let usual = [classes(before), classes(after)].concat();
-    let mut during = classes(during);
-    during.retain(|class| !usual.contains(class));
-    during
-}
-
 fn generation(number: u32) -> Value {
     json!({ "response_headers_to_add": [{ "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
         "header": { "key": "x-generation", "value": number.to_string() } }] })
@@ -54,6 +45,43 @@ async fn batch(stand: &Stand, first: usize, count: usize) -> anyhow::Result<Vec<
         responses.push(stand.send(number, &Request::get("/")).await?);
     }
     Ok(responses)
+}
+
+/// What was answered before a change, while it came, and after it.
+struct Change {
+    before: Vec<Response>,
+    during: Vec<Response>,
+    after: Vec<Response>,
+}
+
+impl Change {
+    /// Changes to `resources`, which are in force when `there` is answered; `count` requests before and after.
+    async fn to(
+        stand: &Stand,
+        resources: &Resources,
+        count: usize,
+        there: impl Fn(&Response) -> bool,
+    ) -> anyhow::Result<Self> {
+        let before = batch(stand, 0, count).await?;
+        let during = stand
+            .change(resources, DURING, &Request::get("/"), there)
+            .await?;
+        let after = batch(stand, THEN, count).await?;
+        Ok(Self {
+            before,
+            during,
+            after,
+        })
+    }
+
+    /// What was answered while the change came that neither what was before nor what is after it answers. When the
+    /// change came is chance; that nothing else is ever answered is not.
+    fn strange(&self) -> Vec<String> {
+        let usual = [classes(&self.before), classes(&self.after)].concat();
+        let mut during = classes(&self.during);
+        during.retain(|class| !usual.contains(class));
+        during
+    }
 }
 
 fn by_host(responses: &[Response]) -> BTreeMap<String, u64> {
@@ -98,20 +126,16 @@ fn endpoint_change(
         3,
         |place| start(place, before),
         move |stand| async move {
-            let first = batch(&stand, 0, AFTER).await?;
             let changed = Resources {
                 endpoints: vec![endpoints_of(&stand.place, after)],
                 ..Resources::default()
             };
-            let during = stand
-                .change(&changed, DURING, &Request::get("/"), there)
-                .await?;
-            let last = batch(&stand, THEN, AFTER).await?;
+            let change = Change::to(&stand, &changed, AFTER, there).await?;
             Ok(Observation {
                 exact: json!({
-                    "before": by_host(&first),
-                    "strange": strange(&first, &during, &last),
-                    "after": by_host(&last),
+                    "before": by_host(&change.before),
+                    "strange": change.strange(),
+                    "after": by_host(&change.after),
                 }),
                 ..Observation::default()
             })
@@ -149,21 +173,16 @@ fn route_change(
                 .collect(),
         },
         move |stand| async move {
-            let first = batch(&stand, 0, AFTER).await?;
             let changed = Resources {
                 routes: vec![routes_of(&stand.place, after(&stand.place), 2)],
                 ..Resources::default()
             };
-            let request = Request::get("/");
-            let during = stand
-                .change(&changed, DURING, &request, is_generation(2))
-                .await?;
-            let last = batch(&stand, THEN, AFTER).await?;
+            let change = Change::to(&stand, &changed, AFTER, is_generation(2)).await?;
             Ok(Observation {
                 exact: json!({
-                    "before": by_host(&first),
-                    "strange": strange(&first, &during, &last),
-                    "after": by_host(&last),
+                    "before": by_host(&change.before),
+                    "strange": change.strange(),
+                    "after": by_host(&change.after),
                     "log": stand.log(THEN).await?,
                 }),
                 ..Observation::default()
@@ -201,21 +220,16 @@ fn weights() -> Case {
             ],
         },
         move |stand| async move {
-            let first = batch(&stand, 0, DRAWS).await?;
             let changed = Resources {
                 routes: vec![split(&stand.place, 20, 2)],
                 ..Resources::default()
             };
-            let request = Request::get("/");
-            let during = stand
-                .change(&changed, DURING, &request, is_generation(2))
-                .await?;
-            let last = batch(&stand, THEN, DRAWS).await?;
+            let change = Change::to(&stand, &changed, DRAWS, is_generation(2)).await?;
             Ok(Observation {
-                exact: json!({ "strange": strange(&first, &during, &last) }),
+                exact: json!({ "strange": change.strange() }),
                 samples: BTreeMap::from([
-                    ("before".to_owned(), by_host(&first)),
-                    ("after".to_owned(), by_host(&last)),
+                    ("before".to_owned(), by_host(&change.before)),
+                    ("after".to_owned(), by_host(&change.after)),
                 ]),
                 ..Observation::default()
             })
