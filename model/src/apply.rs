@@ -81,9 +81,9 @@ pub fn apply_subresource(
             "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
         ));
     }
-    let root = Some(Shape::Struct(shape::root(kind)));
+    let root = Some(Shape::Map(shape::root(kind)));
     let applied = part(kind, subresource, applied);
-    let mut set = field_set(&applied, root, "", "").map_err(|fault| {
+    let mut set = field_set(&applied, root, "").map_err(|fault| {
         Status::bad_request(format!(
             "failed to create typed patch object ({}/{}; {}, Kind={}): {fault}",
             meta::namespace(&applied),
@@ -117,7 +117,7 @@ pub fn apply_subresource(
     let mut managers = before.clone();
     let last = managers.0.remove(&applier);
 
-    let mut merged = merge(&base, &applied, root, "").unwrap_or_else(|| base.clone());
+    let mut merged = merge(&base, &applied, root).unwrap_or_else(|| base.clone());
     if set.is_empty() {
         managers.0.remove(&applier);
     } else {
@@ -127,11 +127,11 @@ pub fn apply_subresource(
             .insert(applier.clone(), ownership(time.unwrap_or_default()));
     }
     if let Some(last) = &last {
-        prune(&mut merged, &last.set, Some(&managers.union()), root, "");
+        prune(&mut merged, &last.set, Some(&managers.union()), root);
     }
     keep_server_metadata(&mut merged, &base);
 
-    let mut comparison = compare(&base, &merged, root, "");
+    let mut comparison = compare(&base, &merged, root);
     ignore_server_fields(&mut comparison.added);
     ignore_server_fields(&mut comparison.modified);
     ignore_server_fields(&mut comparison.removed);
@@ -180,8 +180,8 @@ pub fn track(
     let unborn = unborn(kind);
     let old_part = part(kind, subresource, old.unwrap_or(&unborn));
     let new_part = part(kind, subresource, new);
-    let root = Some(Shape::Struct(shape::root(kind)));
-    let mut comparison = compare(&old_part, &new_part, root, "");
+    let root = Some(Shape::Map(shape::root(kind)));
+    let mut comparison = compare(&old_part, &new_part, root);
     ignore_server_fields(&mut comparison.added);
     ignore_server_fields(&mut comparison.modified);
     ignore_server_fields(&mut comparison.removed);
@@ -253,8 +253,8 @@ fn unborn(kind: &Kind) -> Value {
 fn managers_of(kind: &Kind, live: &Value, now: jiff::Timestamp) -> Managers {
     let mut managers = Managers::read(live);
     if managers.0.is_empty() {
-        let root = Some(Shape::Struct(shape::root(kind)));
-        let comparison = compare(&unborn(kind), &part(kind, "", live), root, "");
+        let root = Some(Shape::Map(shape::root(kind)));
+        let comparison = compare(&unborn(kind), &part(kind, "", live), root);
         let mut set = comparison.added;
         set.union(&comparison.modified);
         ignore_server_fields(&mut set);

@@ -6,57 +6,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::set::{FieldSet, field_element, key_element, readable, value_element};
-use crate::patch::shape::{self, Fields, MapList, Shape};
+use crate::patch::shape::{self, Fields, Shape};
+use crate::schema::tree::Field;
 
 /// How a value of a given shape is walked.
 enum View<'a> {
     /// Field by field.
-    Fields(&'a Map<String, Value>, Fields, Keys),
+    Fields(&'a Map<String, Value>, Fields),
     /// Item by item; the index says where an element is.
-    Items(&'a [Value], BTreeMap<String, usize>, Option<MapList>),
+    Items(&'a [Value], BTreeMap<String, usize>, Option<&'static Field>),
     /// As a whole.
     Whole,
 }
 
-/// Whether the keys of a map are fields of a struct or entries such as labels.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keys {
-    Fields,
-    Entries,
-}
-
-/// Maps whose keys are entries: each entry is owned by itself even where it holds a map.
-const ENTRY_MAPS: &[&str] = &[
-    "labels",
-    "annotations",
-    "data",
-    "binaryData",
-    "stringData",
-    "limits",
-    "requests",
-    "capacity",
-    "allocatable",
-    "matchLabels",
-    "overhead",
-];
-
 /// An item of a list that has keys lacks one of them, or two items have the same.
 pub(super) type Fault = String;
 
-fn view<'a>(value: &'a Value, shape: Option<Shape>, name: &str) -> Result<View<'a>, Fault> {
+fn view(value: &Value, shape: Option<Shape>) -> Result<View<'_>, Fault> {
     Ok(match (value, shape) {
         (_, Some(Shape::Atomic)) => View::Whole,
-        (Value::Object(map), Some(Shape::Struct(fields) | Shape::Union(fields))) => {
-            View::Fields(map, fields, Keys::Fields)
-        }
-        (Value::Object(map), _) if ENTRY_MAPS.contains(&name) => {
-            View::Fields(map, &[], Keys::Entries)
-        }
-        (Value::Object(map), _) => View::Fields(map, &[], Keys::Fields),
-        (Value::Array(items), Some(Shape::Map(list))) => {
+        (Value::Object(map), Some(Shape::Map(fields))) => View::Fields(map, fields),
+        (Value::Object(map), _) => View::Fields(map, Fields::Unknown),
+        (Value::Array(items), Some(Shape::Items(list))) => {
             let mut index = BTreeMap::new();
             for (position, item) in items.iter().enumerate() {
-                let element = item_element(item, &list)?;
+                let element = item_element(item, list)?;
                 if index.contains_key(&element) {
                     return Err(format!("duplicate entries for key {}", readable(&element)));
                 }
@@ -76,12 +50,13 @@ fn view<'a>(value: &'a Value, shape: Option<Shape>, name: &str) -> Result<View<'
     })
 }
 
-fn item_element(item: &Value, list: &MapList) -> Result<String, Fault> {
+fn item_element(item: &Value, list: &Field) -> Result<String, Fault> {
     let mut keys = Map::new();
-    for (key, default) in list.keys {
-        let value = match (item.get(key), default) {
+    // Sorted, as `k:{…}` writes them.
+    for key in &list.keys {
+        let value = match (item.get(key), shape::default_key(key)) {
             (Some(value), _) if !value.is_null() => value.clone(),
-            (_, Some(default)) => Value::from(*default),
+            (_, Some(default)) => Value::from(default),
             _ => {
                 return Err(format!(
                     "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
@@ -93,32 +68,25 @@ fn item_element(item: &Value, list: &MapList) -> Result<String, Fault> {
     Ok(key_element(&keys))
 }
 
-fn item_shape(list: Option<MapList>) -> Option<Shape> {
-    list.map(|list| {
-        if list.atomic_items {
-            Shape::Atomic
-        } else {
-            Shape::Struct(list.item)
-        }
-    })
+fn item_shape(list: Option<&Field>) -> Option<Shape> {
+    list.and_then(shape::item)
 }
 
 /// The paths that an applied value sets. `path` is only for faults.
 pub(super) fn field_set(
     value: &Value,
     shape: Option<Shape>,
-    name: &str,
     path: &str,
 ) -> Result<FieldSet, Fault> {
     let mut set = FieldSet::default();
-    match view(value, shape, name).map_err(|fault| format!("{path}: {fault}"))? {
+    match view(value, shape).map_err(|fault| format!("{path}: {fault}"))? {
         View::Whole => set.member = true,
-        View::Fields(map, fields, keys) => {
+        View::Fields(map, fields) => {
             for (name, value) in map {
                 let shape = shape::field(fields, name);
-                let mut child = field_set(value, shape, name, &format!("{path}.{name}"))?;
+                let mut child = field_set(value, shape, &format!("{path}.{name}"))?;
                 let hollow = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                if hollow || keys == Keys::Entries {
+                if hollow || matches!(fields, Fields::Entries(_)) {
                     child.member = true;
                 }
                 set.insert(field_element(name), child);
@@ -128,7 +96,7 @@ pub(super) fn field_set(
             for (element, position) in index {
                 let path = format!("{path}{}", readable(&element));
                 let mut child = match list {
-                    Some(_) => field_set(&items[position], item_shape(list), "", &path)?,
+                    Some(_) => field_set(&items[position], item_shape(list), &path)?,
                     None => FieldSet::default(),
                 };
                 child.member = true;
@@ -140,19 +108,19 @@ pub(super) fn field_set(
 }
 
 /// Every path in a value that was added or removed as a whole.
-fn everything(value: &Value, shape: Option<Shape>, name: &str) -> FieldSet {
+fn everything(value: &Value, shape: Option<Shape>) -> FieldSet {
     let mut set = FieldSet::leaf();
-    match view(value, shape, name) {
-        Ok(View::Fields(map, fields, _)) => {
+    match view(value, shape) {
+        Ok(View::Fields(map, fields)) => {
             for (name, value) in map {
-                let child = everything(value, shape::field(fields, name), name);
+                let child = everything(value, shape::field(fields, name));
                 set.insert(field_element(name), child);
             }
         }
         Ok(View::Items(items, index, list)) => {
             for (element, position) in index {
                 let child = match list {
-                    Some(_) => everything(&items[position], item_shape(list), ""),
+                    Some(_) => everything(&items[position], item_shape(list)),
                     None => FieldSet::leaf(),
                 };
                 set.insert(element, child);
@@ -179,28 +147,28 @@ impl Comparison {
     }
 }
 
-pub(super) fn compare(old: &Value, new: &Value, shape: Option<Shape>, name: &str) -> Comparison {
+pub(super) fn compare(old: &Value, new: &Value, shape: Option<Shape>) -> Comparison {
     let mut comparison = Comparison::default();
     if old == new {
         return comparison;
     }
     // A list whose items cannot be told apart is compared as a whole.
     let views = (
-        view(old, shape, name).unwrap_or(View::Whole),
-        view(new, shape, name).unwrap_or(View::Whole),
+        view(old, shape).unwrap_or(View::Whole),
+        view(new, shape).unwrap_or(View::Whole),
     );
     match views {
-        (View::Fields(old, fields, _), View::Fields(new, _, _)) => {
+        (View::Fields(old, fields), View::Fields(new, _)) => {
             for (name, before) in old {
                 let shape = shape::field(fields, name);
                 match new.get(name) {
                     Some(after) => {
-                        let child = compare(before, after, shape, name);
+                        let child = compare(before, after, shape);
                         comparison.insert(&field_element(name), child);
                     }
                     None => comparison
                         .removed
-                        .insert(field_element(name), everything(before, shape, name)),
+                        .insert(field_element(name), everything(before, shape)),
                 }
             }
             for (name, after) in new {
@@ -208,7 +176,7 @@ pub(super) fn compare(old: &Value, new: &Value, shape: Option<Shape>, name: &str
                     let shape = shape::field(fields, name);
                     comparison
                         .added
-                        .insert(field_element(name), everything(after, shape, name));
+                        .insert(field_element(name), everything(after, shape));
                 }
             }
         }
@@ -217,20 +185,20 @@ pub(super) fn compare(old: &Value, new: &Value, shape: Option<Shape>, name: &str
             for (element, before) in &old_index {
                 match (new_index.get(element), list) {
                     (Some(after), Some(_)) => {
-                        let child = compare(&old[*before], &new[*after], shape, "");
+                        let child = compare(&old[*before], &new[*after], shape);
                         comparison.insert(element, child);
                     }
                     (Some(_), None) => {}
                     (None, _) => comparison
                         .removed
-                        .insert(element.clone(), everything(&old[*before], shape, "")),
+                        .insert(element.clone(), everything(&old[*before], shape)),
                 }
             }
             for (element, after) in &new_index {
                 if !old_index.contains_key(element) {
                     comparison
                         .added
-                        .insert(element.clone(), everything(&new[*after], shape, ""));
+                        .insert(element.clone(), everything(&new[*after], shape));
                 }
             }
         }
@@ -240,23 +208,18 @@ pub(super) fn compare(old: &Value, new: &Value, shape: Option<Shape>, name: &str
 }
 
 /// The live value with the applied one merged into it; `None` when the applied value is null.
-pub(super) fn merge(
-    live: &Value,
-    applied: &Value,
-    shape: Option<Shape>,
-    name: &str,
-) -> Option<Value> {
+pub(super) fn merge(live: &Value, applied: &Value, shape: Option<Shape>) -> Option<Value> {
     if applied.is_null() {
         return None;
     }
-    let views = (view(live, shape, name), view(applied, shape, name));
+    let views = (view(live, shape), view(applied, shape));
     Some(match views {
-        (Ok(View::Fields(live, fields, _)), Ok(View::Fields(applied, _, _))) => {
+        (Ok(View::Fields(live, fields)), Ok(View::Fields(applied, _))) => {
             let mut merged = live.clone();
             for (name, value) in applied {
                 let shape = shape::field(fields, name);
                 let value = match live.get(name) {
-                    Some(before) => merge(before, value, shape, name),
+                    Some(before) => merge(before, value, shape),
                     None => without_nulls(value),
                 };
                 match value {
@@ -295,7 +258,7 @@ pub(super) fn merge(
                 }
                 emitted.insert(before);
                 match list {
-                    Some(_) => merged.extend(merge(&live[before], item, item_shape(list), "")),
+                    Some(_) => merged.extend(merge(&live[before], item, item_shape(list))),
                     None => merged.push(live[before].clone()),
                 }
             }
@@ -332,11 +295,10 @@ pub(super) fn prune(
     last: &FieldSet,
     managed: Option<&FieldSet>,
     shape: Option<Shape>,
-    name: &str,
 ) {
     let managed_child = |element: &str| managed.and_then(|set| set.children.get(element));
-    match view(value, shape, name) {
-        Ok(View::Fields(_, fields, _)) => {
+    match view(value, shape) {
+        Ok(View::Fields(_, fields)) => {
             let Value::Object(map) = value else { return };
             for (element, last) in &last.children {
                 let Some(name) = element.strip_prefix("f:") else {
@@ -349,7 +311,7 @@ pub(super) fn prune(
                     }
                     Some(managed) => {
                         if let Some(child) = map.get_mut(name) {
-                            prune(child, last, Some(managed), shape::field(fields, name), name);
+                            prune(child, last, Some(managed), shape::field(fields, name));
                         }
                     }
                 }
@@ -366,7 +328,7 @@ pub(super) fn prune(
                     None if last.member => {
                         gone.insert(position);
                     }
-                    managed => prune(&mut items[position], last, managed, item_shape(list), ""),
+                    managed => prune(&mut items[position], last, managed, item_shape(list)),
                 }
             }
             let mut position = 0;

@@ -1,261 +1,174 @@
-//! How the fields of each kind merge: which lists have keys, which values change only as a whole.
-//!
-//! One table serves strategic merge patch and server-side apply. It holds only what differs from
-//! the rule for everything else: maps merge field by field, lists are replaced.
-//! Source: the `x-kubernetes-*` extensions of Kubernetes' published OpenAPI document.
+//! How the fields of each kind merge: which lists have keys, which values change only as a whole. It is read from the
+//! types of the schema, which server-side apply and strategic merge patch see differently.
 
 use crate::kinds::Kind;
+use crate::schema::tree::{self, Container, Field, Merge, tree};
 
-/// The fields of a struct that need a rule of their own.
-pub(crate) type Fields = &'static [(&'static str, Shape)];
+/// What is known of the fields of a map.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fields {
+    /// Nothing: it merges field by field, lists in it are replaced.
+    Unknown,
+    /// Those of a type of the schema.
+    Of(usize),
+    /// They are no fields but entries, such as labels, each of this shape.
+    Entries(tree::Shape),
+}
 
-/// A key of list items; apply fills in the default when an item leaves it out.
-pub(crate) type ListKey = (&'static str, Option<&'static str>);
-
+/// How server-side apply sees a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// A map that merges field by field.
-    Struct(Fields),
-    /// Like [`Shape::Struct`], and a strategic patch may say with `$retainKeys` what else to drop.
-    Union(Fields),
-    /// Apply owns it as a whole; a strategic patch merges it field by field.
+    Map(Fields),
+    /// Owned as a whole.
     Atomic,
     /// A list whose items are told apart by keys.
-    Map(MapList),
+    Items(&'static Field),
     /// A list of primitives without order or repetition.
     Set,
-    /// A list that a strategic patch merges by key while apply owns it as a whole.
-    PatchMap(&'static str),
 }
 
+/// How a strategic patch merges a list.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MapList {
-    /// What a strategic patch tells items apart by.
-    pub merge_key: &'static str,
-    /// What apply tells items apart by, in the order in which `k:{…}` writes them (sorted).
-    pub keys: &'static [ListKey],
-    pub item: Fields,
-    /// Apply owns each item as a whole.
-    pub atomic_items: bool,
+pub(crate) enum Patch {
+    /// It is replaced.
+    Replace,
+    /// By the field that tells items apart, which have these fields.
+    ByKey(&'static str, Fields),
+    /// A list of primitives: what is missing is added.
+    Add,
 }
 
-const NONE: Fields = &[];
-
-const fn by(merge_key: &'static str, keys: &'static [ListKey], item: Fields) -> Shape {
-    Shape::Map(MapList {
-        merge_key,
-        keys,
-        item,
-        atomic_items: false,
-    })
-}
-
-const fn atomic_by(merge_key: &'static str, keys: &'static [ListKey]) -> Shape {
-    Shape::Map(MapList {
-        merge_key,
-        keys,
-        item: NONE,
-        atomic_items: true,
-    })
-}
-
-const NAME: &[ListKey] = &[("name", None)];
-const TYPE: &[ListKey] = &[("type", None)];
-const CONDITIONS: Shape = by("type", TYPE, NONE);
-
-const METADATA: Fields = &[
-    ("finalizers", Shape::Set),
-    ("ownerReferences", atomic_by("uid", &[("uid", None)])),
-];
-
-const VALUE_FROM: Fields = &[
-    ("configMapKeyRef", Shape::Atomic),
-    ("fieldRef", Shape::Atomic),
-    ("fileKeyRef", Shape::Atomic),
-    ("resourceFieldRef", Shape::Atomic),
-    ("secretKeyRef", Shape::Atomic),
-];
-
-const ENVIRONMENT: Fields = &[("valueFrom", Shape::Struct(VALUE_FROM))];
-
-const RESOURCES: Fields = &[("claims", by("name", NAME, NONE))];
-
-const CONTAINER: Fields = &[
-    ("env", by("name", NAME, ENVIRONMENT)),
-    (
-        "ports",
-        by(
-            "containerPort",
-            &[("containerPort", None), ("protocol", Some("TCP"))],
-            NONE,
-        ),
-    ),
-    ("resources", Shape::Struct(RESOURCES)),
-    (
-        "volumeDevices",
-        by("devicePath", &[("devicePath", None)], NONE),
-    ),
-    (
-        "volumeMounts",
-        by("mountPath", &[("mountPath", None)], NONE),
-    ),
-];
-
-const NODE_AFFINITY: Fields = &[(
-    "requiredDuringSchedulingIgnoredDuringExecution",
-    Shape::Atomic,
-)];
-const AFFINITY: Fields = &[("nodeAffinity", Shape::Struct(NODE_AFFINITY))];
-
-const CSI: Fields = &[("nodePublishSecretRef", Shape::Atomic)];
-const SECRET_REF: Fields = &[("secretRef", Shape::Atomic)];
-const CLAIM_SPEC: Fields = &[("dataSource", Shape::Atomic), ("selector", Shape::Atomic)];
-const CLAIM_TEMPLATE: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("spec", Shape::Struct(CLAIM_SPEC)),
-];
-const EPHEMERAL: Fields = &[("volumeClaimTemplate", Shape::Struct(CLAIM_TEMPLATE))];
-const VOLUME: Fields = &[
-    ("cephfs", Shape::Struct(SECRET_REF)),
-    ("csi", Shape::Struct(CSI)),
-    ("ephemeral", Shape::Struct(EPHEMERAL)),
-    ("flexVolume", Shape::Struct(SECRET_REF)),
-    ("iscsi", Shape::Struct(SECRET_REF)),
-];
-
-const SPREAD: Fields = &[("labelSelector", Shape::Atomic)];
-
-const POD_SPEC: Fields = &[
-    ("affinity", Shape::Struct(AFFINITY)),
-    ("containers", by("name", NAME, CONTAINER)),
-    ("ephemeralContainers", by("name", NAME, CONTAINER)),
-    ("hostAliases", by("ip", &[("ip", None)], NONE)),
-    ("imagePullSecrets", atomic_by("name", NAME)),
-    ("initContainers", by("name", NAME, CONTAINER)),
-    ("nodeSelector", Shape::Atomic),
-    ("resourceClaims", by("name", NAME, NONE)),
-    ("resources", Shape::Struct(RESOURCES)),
-    ("schedulingGates", by("name", NAME, NONE)),
-    (
-        "topologySpreadConstraints",
-        by(
-            "topologyKey",
-            &[("topologyKey", None), ("whenUnsatisfiable", None)],
-            SPREAD,
-        ),
-    ),
-    ("volumes", by("name", NAME, VOLUME)),
-];
-
-const POD_STATUS: Fields = &[
-    ("conditions", CONDITIONS),
-    ("hostIPs", Shape::PatchMap("ip")),
-    ("podIPs", by("ip", &[("ip", None)], NONE)),
-    ("resourceClaimStatuses", by("name", NAME, NONE)),
-];
-
-const POD: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("spec", Shape::Struct(POD_SPEC)),
-    ("status", Shape::Struct(POD_STATUS)),
-];
-
-const POD_TEMPLATE: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("spec", Shape::Struct(POD_SPEC)),
-];
-
-const WITH_CONDITIONS: Fields = &[("conditions", CONDITIONS)];
-
-const DEPLOYMENT_SPEC: Fields = &[
-    ("selector", Shape::Atomic),
-    ("strategy", Shape::Union(NONE)),
-    ("template", Shape::Struct(POD_TEMPLATE)),
-];
-const DEPLOYMENT: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("spec", Shape::Struct(DEPLOYMENT_SPEC)),
-    ("status", Shape::Struct(WITH_CONDITIONS)),
-];
-
-const REPLICA_SET_SPEC: Fields = &[
-    ("selector", Shape::Atomic),
-    ("template", Shape::Struct(POD_TEMPLATE)),
-];
-const REPLICA_SET: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("spec", Shape::Struct(REPLICA_SET_SPEC)),
-    ("status", Shape::Struct(WITH_CONDITIONS)),
-];
-
-const SERVICE_SPEC: Fields = &[
-    (
-        "ports",
-        by("port", &[("port", None), ("protocol", Some("TCP"))], NONE),
-    ),
-    ("selector", Shape::Atomic),
-];
-const SERVICE: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("spec", Shape::Struct(SERVICE_SPEC)),
-    ("status", Shape::Struct(WITH_CONDITIONS)),
-];
-
-const NODE_SPEC: Fields = &[("podCIDRs", Shape::Set)];
-const NODE_STATUS: Fields = &[
-    ("addresses", by("type", TYPE, NONE)),
-    ("conditions", CONDITIONS),
-];
-const NODE: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("spec", Shape::Struct(NODE_SPEC)),
-    ("status", Shape::Struct(NODE_STATUS)),
-];
-
-const NAMESPACE: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("status", Shape::Struct(WITH_CONDITIONS)),
-];
-
-const SERVICE_ACCOUNT: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("secrets", atomic_by("name", NAME)),
-];
-
-const EVENT: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("involvedObject", Shape::Atomic),
-    ("regarding", Shape::Atomic),
-    ("related", Shape::Atomic),
-];
-
-const BINDING_TO_ROLE: Fields = &[
-    ("metadata", Shape::Struct(METADATA)),
-    ("roleRef", Shape::Atomic),
-];
-
-const OTHER: Fields = &[("metadata", Shape::Struct(METADATA))];
-
-/// The shape of a whole object of this kind.
+/// The fields of a whole object of this kind.
 pub(crate) fn root(kind: &Kind) -> Fields {
-    match kind.kind {
-        "Pod" => POD,
-        "Deployment" => DEPLOYMENT,
-        "ReplicaSet" => REPLICA_SET,
-        "Service" => SERVICE,
-        "Node" => NODE,
-        "Namespace" => NAMESPACE,
-        "ServiceAccount" => SERVICE_ACCOUNT,
-        "Event" => EVENT,
-        "RoleBinding" | "ClusterRoleBinding" => BINDING_TO_ROLE,
-        _ => OTHER,
+    tree()
+        .index(&kind.definition())
+        .map_or(Fields::Unknown, Fields::Of)
+}
+
+fn find(fields: Fields, name: &str) -> Option<&'static Field> {
+    match fields {
+        Fields::Of(owner) => tree().field(owner, name),
+        Fields::Unknown | Fields::Entries(_) => None,
     }
 }
 
-/// The rule for one field, when it has one.
+/// A single value, as apply sees it.
+fn single(shape: tree::Shape) -> Option<Shape> {
+    match shape {
+        tree::Shape::Struct(index) if tree().types[index].atomic => Some(Shape::Atomic),
+        tree::Shape::Struct(index) => Some(Shape::Map(Fields::Of(index))),
+        _ => None,
+    }
+}
+
+/// The shape of one field, where it has one of its own.
 pub(crate) fn field(fields: Fields, name: &str) -> Option<Shape> {
-    fields
-        .iter()
-        .find(|(field, _)| *field == name)
-        .map(|(_, shape)| *shape)
+    if let Fields::Entries(shape) = fields {
+        return single(shape);
+    }
+    let field = find(fields, name)?;
+    match (field.container, field.merge) {
+        (Container::One, _) => single(field.shape),
+        (Container::Map, Merge::Atomic) => Some(Shape::Atomic),
+        (Container::Map, _) => Some(Shape::Map(Fields::Entries(field.shape))),
+        (Container::List, Merge::ByKeys) => Some(Shape::Items(field)),
+        (Container::List, Merge::Set) => Some(Shape::Set),
+        (Container::List, _) => None,
+    }
+}
+
+/// The shape of the items of a list that has keys.
+pub(crate) fn item(list: &Field) -> Option<Shape> {
+    single(list.shape)
+}
+
+/// What a key of list items is where an item leaves it out.
+pub(crate) fn default_key(name: &str) -> Option<&'static str> {
+    // The only key that has a default in any list of Kubernetes.
+    (name == "protocol").then_some("TCP")
+}
+
+/// The fields of a value, or of the items of a list, as a strategic patch sees them: it merges into everything.
+pub(crate) fn patched_fields(fields: Fields, name: &str) -> Fields {
+    let of = |shape| match shape {
+        tree::Shape::Struct(index) => Fields::Of(index),
+        _ => Fields::Unknown,
+    };
+    match (fields, find(fields, name)) {
+        (Fields::Entries(shape), _) => of(shape),
+        (_, Some(field)) if field.container == Container::Map => Fields::Entries(field.shape),
+        (_, Some(field)) => of(field.shape),
+        (_, None) => Fields::Unknown,
+    }
+}
+
+/// How a strategic patch merges a list.
+pub(crate) fn patched_list(fields: Fields, name: &str) -> Patch {
+    match find(fields, name) {
+        Some(field) if field.patch_strategy.split(',').any(|word| word == "merge") => {
+            match field.patch_merge_key {
+                "" => Patch::Add,
+                key => Patch::ByKey(key, patched_fields(fields, name)),
+            }
+        }
+        _ => Patch::Replace,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+
+    fn at(path: &[&str]) -> Fields {
+        path.iter().fold(root(kinds::POD), |fields, name| {
+            patched_fields(fields, name)
+        })
+    }
+
+    #[test]
+    fn the_two_ways_to_change_an_object_see_it_differently() {
+        // Apply owns the whole list, a patch merges it by key.
+        assert!(field(at(&["status"]), "hostIPs").is_none());
+        assert!(matches!(
+            patched_list(at(&["status"]), "hostIPs"),
+            Patch::ByKey("ip", _)
+        ));
+        // And the other way round.
+        let resources = at(&["spec", "containers", "resources"]);
+        assert!(matches!(field(resources, "claims"), Some(Shape::Items(_))));
+        assert!(matches!(patched_list(resources, "claims"), Patch::Replace));
+        // Apply owns the selector as a whole, a patch merges it.
+        let spread = at(&["spec", "topologySpreadConstraints"]);
+        assert!(matches!(
+            field(spread, "labelSelector"),
+            Some(Shape::Atomic)
+        ));
+        assert!(matches!(
+            patched_fields(spread, "labelSelector"),
+            Fields::Of(_)
+        ));
+        assert!(matches!(
+            patched_list(at(&["metadata"]), "finalizers"),
+            Patch::Add
+        ));
+        assert!(matches!(
+            field(at(&["spec"]), "nodeSelector"),
+            Some(Shape::Atomic)
+        ));
+        assert!(matches!(
+            field(at(&["metadata"]), "labels"),
+            Some(Shape::Map(Fields::Entries(tree::Shape::String)))
+        ));
+    }
+
+    #[test]
+    fn keys_are_sorted_and_a_protocol_is_one_of_ports() {
+        for list in tree().types.iter().flat_map(|each| &each.fields) {
+            assert!(list.keys.is_sorted(), "{}", list.name);
+            let by_protocol = list.keys.iter().any(|key| default_key(key).is_some());
+            assert!(!by_protocol || list.name == "ports", "{}", list.name);
+        }
+    }
 }

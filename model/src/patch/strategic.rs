@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::rejected;
-use super::shape::{self, Fields, Shape};
+use super::shape::{self, Fields, Patch};
 use crate::status::Status;
 
 const DIRECTIVE: &str = "$patch";
@@ -61,43 +61,34 @@ fn merge_field(
         return Ok(());
     }
     let merged = match (original.remove(name), value) {
-        (Some(Value::Object(before)), Value::Object(patch)) => {
-            Value::Object(merge_map(before, patch, fields_of(fields, name))?)
-        }
-        (Some(Value::Array(before)), Value::Array(patch)) => {
-            Value::Array(merge_list(before, patch, shape::field(fields, name))?)
-        }
+        (Some(Value::Object(before)), Value::Object(patch)) => Value::Object(merge_map(
+            before,
+            patch,
+            shape::patched_fields(fields, name),
+        )?),
+        (Some(Value::Array(before)), Value::Array(patch)) => Value::Array(merge_list(
+            before,
+            patch,
+            shape::patched_list(fields, name),
+        )?),
         (_, value) => plain(value),
     };
     original.insert(name.to_string(), merged);
     Ok(())
 }
 
-fn fields_of(fields: Fields, name: &str) -> Fields {
-    match shape::field(fields, name) {
-        Some(Shape::Struct(fields) | Shape::Union(fields)) => fields,
-        _ => &[],
-    }
-}
-
 /// The field that tells the items of a list apart: `None` for primitives.
 fn merge_key(fields: Fields, list: &str) -> Option<&'static str> {
-    match shape::field(fields, list) {
-        Some(Shape::Map(map)) => Some(map.merge_key),
-        Some(Shape::PatchMap(key)) => Some(key),
-        _ => None,
+    match shape::patched_list(fields, list) {
+        Patch::ByKey(key, _) => Some(key),
+        Patch::Add | Patch::Replace => None,
     }
 }
 
-fn merge_list(
-    original: Vec<Value>,
-    patch: &[Value],
-    shape: Option<Shape>,
-) -> Result<Vec<Value>, Status> {
-    match shape {
-        Some(Shape::Map(map)) => merge_items(original, patch, map.merge_key, map.item),
-        Some(Shape::PatchMap(key)) => merge_items(original, patch, key, &[]),
-        Some(Shape::Set) => {
+fn merge_list(original: Vec<Value>, patch: &[Value], how: Patch) -> Result<Vec<Value>, Status> {
+    match how {
+        Patch::ByKey(key, fields) => merge_items(original, patch, key, fields),
+        Patch::Add => {
             let mut merged = original;
             for value in patch {
                 if !merged.contains(value) {
@@ -106,7 +97,7 @@ fn merge_list(
             }
             Ok(merged)
         }
-        _ => Ok(patch
+        Patch::Replace => Ok(patch
             .iter()
             .filter(|item| item.get(DIRECTIVE).is_none_or(Value::is_object))
             .map(plain)

@@ -96,6 +96,9 @@ EXTRA_KEYS = {
     (CORE + "EphemeralContainerCommon", "ports"): ["containerPort", "protocol"],
 }
 
+# k8s-openapi takes for apply's list what only strategic merge has keys of.
+ATOMIC_LISTS = {(CORE + "PodStatus", "hostIPs")}
+
 
 def squash(name):
     return name.replace("_", "").replace("r#", "").lower()
@@ -228,6 +231,8 @@ while queue:
         keys = EXTRA_KEYS.get((definition, key))
         if keys:
             merge = "list-map:" + ",".join(keys)
+        if (definition, key) in ATOMIC_LISTS:
+            merge = "list-atomic"
         if merge and merge != "map-granular" and not (merge == "list-atomic"):
             if merge.startswith("list-map:"):
                 target_names = properties.get(target, {})
