@@ -5,7 +5,7 @@ use serde_json::Value;
 use trireme_client::Client;
 use trireme_model::kinds;
 
-use super::ready::until;
+use super::ready::{self, until};
 use super::state::State;
 
 const NAMESPACE: &str = "istio-system";
@@ -20,7 +20,7 @@ pub async fn wait(client: &Client, state: &State) -> Result<Option<String>> {
         _ => {}
     }
     let mut address = None;
-    until(state, async || {
+    let serves = until(state, async || {
         let (Ok(deployment), Ok(service)) = (
             client.get(kinds::DEPLOYMENT, NAMESPACE, NAME).await,
             client.get(kinds::SERVICE, NAMESPACE, NAME).await,
@@ -46,7 +46,8 @@ pub async fn wait(client: &Client, state: &State) -> Result<Option<String>> {
             ))),
         }
     })
-    .await?;
+    .await;
+    ready::explained(serves, client, NAMESPACE, NAME).await?;
     Ok(address)
 }
 

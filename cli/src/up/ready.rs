@@ -10,6 +10,7 @@ use trireme_client::{Client, ListOptions};
 use trireme_model::kinds;
 
 use super::process::tail;
+use super::reason;
 use super::state::{Machine, State};
 use crate::status::is_ready;
 
@@ -45,6 +46,22 @@ pub async fn until(
             bail!("after {} s still waiting: {missing}", LIMIT.as_secs());
         }
         tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// Adds to a failed wait for a Deployment what its pods say.
+pub async fn explained(
+    waited: Result<()>,
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<()> {
+    match waited {
+        Err(error) => match reason::of(client, namespace, name).await {
+            Some(reason) => Err(anyhow::anyhow!("{error:#}; {reason}")),
+            None => Err(error),
+        },
+        Ok(()) => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use trireme_client::{ApplyOptions, Client};
 use trireme_model::kinds;
 
-use super::ready::until;
+use super::ready::{self, until};
 use super::state::State;
 
 pub const NODE_PORT: u16 = 30080;
@@ -77,7 +77,7 @@ pub async fn apply(client: &Client, state: &State) -> Result<()> {
 
 /// Until every replica is available.
 pub async fn wait(client: &Client, state: &State) -> Result<()> {
-    until(state, async || {
+    let available = until(state, async || {
         let Ok(deployment) = client.get(kinds::DEPLOYMENT, NAMESPACE, NAME).await else {
             return Ok(Some("the sample cannot be read".to_owned()));
         };
@@ -88,5 +88,6 @@ pub async fn wait(client: &Client, state: &State) -> Result<()> {
         Ok((!seen || available < wanted)
             .then(|| format!("{available} of {wanted} replicas of the sample are available")))
     })
-    .await
+    .await;
+    ready::explained(available, client, NAMESPACE, NAME).await
 }
