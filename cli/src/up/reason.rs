@@ -26,9 +26,15 @@ pub async fn of(client: &Client, namespace: &str, name: &str) -> Option<String> 
     let warning = events.and_then(|events| last_warning(&events.items));
     // A status that only says `ContainerCreating` has its cause in an event.
     Some(match warning {
-        Some(warning) if !warning.contains(&said) => format!("pod {pod}: {said}; {warning}"),
+        Some(warning) if !is_said(&said, &warning) => format!("pod {pod}: {said}; {warning}"),
         _ => format!("pod {pod}: {said}"),
     })
+}
+
+/// Whether the warning has nothing new, whatever reason it goes by.
+fn is_said(said: &str, warning: &str) -> bool {
+    let message = warning.split_once(": ").map_or(warning, |(_, rest)| rest);
+    said.contains(message)
 }
 
 fn last_warning(events: &[Value]) -> Option<String> {
@@ -71,7 +77,7 @@ fn words(value: &Value) -> Option<String> {
 mod tests {
     use serde_json::json;
 
-    use super::{last_warning, said_by};
+    use super::{is_said, last_warning, said_by};
 
     #[test]
     fn a_pod_that_is_not_ready_says_why() {
@@ -106,5 +112,7 @@ mod tests {
         ];
         assert_eq!(last_warning(&events).as_deref(), Some("Failed: the cause"));
         assert_eq!(last_warning(&[]), None);
+        assert!(is_said("Unschedulable: the cause", "Failed: the cause"));
+        assert!(!is_said("ContainerCreating", "Failed: the cause"));
     }
 }
