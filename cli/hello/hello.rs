@@ -60,6 +60,8 @@ unsafe extern "C" {
 }
 
 const SIGTERM: i32 = 15;
+/// A pod knows its node only where its manifest passes it on.
+const UNKNOWN: &str = "unknown";
 
 /// The first process of a container has no default action for SIGTERM: it would be ignored.
 extern "C" fn end(_number: i32) {
@@ -73,7 +75,7 @@ fn main() {
     let host = || {
         std::fs::read_to_string("/proc/sys/kernel/hostname")
             .map(|name| name.trim().to_owned())
-            .unwrap_or_else(|_| "unknown".to_owned())
+            .unwrap_or_else(|_| UNKNOWN.to_owned())
     };
     let port_text = variable("PORT", || "8080".to_owned());
     let Ok(port) = port_text.parse::<u16>() else {
@@ -82,7 +84,7 @@ fn main() {
     };
     let identity = Arc::new(Identity {
         pod: variable("POD_NAME", || variable("HOSTNAME", host)),
-        node: variable("NODE_NAME", || "unknown".to_owned()),
+        node: variable("NODE_NAME", || UNKNOWN.to_owned()),
         version: variable("VERSION", || "v1".to_owned()),
         upstream: upstream::Target::parse(&variable("UPSTREAM", String::new)),
         status: number("STATUS", 200),
@@ -253,7 +255,12 @@ fn answer(path: &str, json: bool, identity: &Identity, headers: Vec<(String, Str
         );
         return plain(status, body);
     }
-    let own = format!("hello from {pod} on {node}, version {version}\n");
+    let place = if node == UNKNOWN {
+        String::new()
+    } else {
+        format!(" on {node}")
+    };
+    let own = format!("hello from {pod}{place}, version {version}\n");
     match &identity.upstream {
         Some(target) => {
             let (status, headers, body) = call(target, headers);

@@ -83,6 +83,14 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
                 .with_context(|| format!("--label {label:?} is not KEY=VALUE"))
         })
         .collect::<Result<BTreeMap<_, _>>>()?;
+    let missing = trireme_container::missing_controllers();
+    if !missing.is_empty() {
+        bail!(
+            "this machine has no control groups for containers: no mounted hierarchy has {}; mount cgroup v2 at \
+             /sys/fs/cgroup (systemd does so), and start again",
+            missing.join(", ")
+        );
+    }
     let directory = Directory::open(&options.data)?;
     let known: Option<Joined> = directory
         .read("node.json")?

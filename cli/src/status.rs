@@ -248,14 +248,20 @@ pub fn text(status: &Status) -> String {
         .servers
         .iter()
         .map(|server| {
+            // One that does not answer has no figures; zeros would look like some.
+            let known = |figure: u64| {
+                server
+                    .pid
+                    .map_or_else(|| "-".to_owned(), |_| figure.to_string())
+            };
             vec![
                 server.name.clone(),
                 server.address.clone(),
                 pid(server.pid),
                 server.role.clone(),
-                server.term.to_string(),
-                server.applied_index.to_string(),
-                server.lag.to_string(),
+                known(server.term),
+                known(server.applied_index),
+                known(server.lag),
                 if server.healthy {
                     "healthy".to_owned()
                 } else {

@@ -57,7 +57,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn sources() -> Result<PathBuf, Box<dyn std::error::Error>> {
     let output = Command::new(std::env::var("CARGO")?)
         .args(["metadata", "--format-version", "1", "--offline"])
+        // Packages of other platforms are not there on a machine that has only ever built for its own.
+        .args(["--filter-platform", &std::env::var("TARGET")?])
         .output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("cargo metadata, asked for the folder of envoy-types: {said}").into());
+    }
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let manifest = metadata["packages"]
         .as_array()

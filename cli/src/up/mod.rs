@@ -77,11 +77,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
             down::remove(&data)?;
             bail!("interrupted; nothing is left");
         }
-        return Err(error.context(format!(
-            "the cluster is not up; logs are in {}, `trireme down --data {}` removes it",
+        bail!(
+            "the cluster is not up: {error:#}\nlogs are in {}; `trireme down --data {}` removes it",
             data.join("logs").display(),
             data.display()
-        )));
+        );
     }
     Ok(())
 }
@@ -245,9 +245,14 @@ fn print_next_steps(data: &std::path::Path, state: &State, no_sample: bool) {
     } else {
         println!("  kubectl create deployment web --image=trireme.local/hello --replicas=2");
     }
-    println!(
-        "  kill -9 <PID of the leader above>; {program} status --data {}    # it sails on",
-        data.display()
-    );
+    // One of two is no majority.
+    if state.servers().count() > 2 {
+        println!(
+            "  kill -9 <PID of the leader above>; {program} status --data {}    # it sails on",
+            data.display()
+        );
+    } else {
+        println!("  {program} status --data {}", data.display());
+    }
     println!("\n`{program} down --data {}` ends it.", data.display());
 }

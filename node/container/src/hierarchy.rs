@@ -59,10 +59,7 @@ fn parse_layout(mounts: &str, controllers_of: impl Fn(&Path) -> String) -> Layou
     if let Some(root) = &unified {
         let carried = controllers_of(root);
         let carried: Vec<&str> = carried.split_whitespace().collect();
-        if ["cpu", "memory", "pids"]
-            .iter()
-            .all(|c| carried.contains(c))
-        {
+        if NEEDED_CONTROLLERS.iter().all(|c| carried.contains(c)) {
             return Layout::Unified(root.clone());
         }
     }
@@ -87,6 +84,24 @@ const KNOWN_CONTROLLERS: &[&str] = &[
     "net_cls",
     "net_prio",
 ];
+
+/// Without these no container gets its limits, and its processes cannot be told from others.
+const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Controllers that containers need and no mounted hierarchy of this host has.
+pub fn missing_controllers() -> Vec<&'static str> {
+    missing(layout())
+}
+
+fn missing(layout: &Layout) -> Vec<&'static str> {
+    match layout {
+        Layout::Unified(_) => Vec::new(),
+        Layout::Split { controllers, .. } => NEEDED_CONTROLLERS
+            .into_iter()
+            .filter(|name| !controllers.contains_key(*name))
+            .collect(),
+    }
+}
 
 /// Whether the host is on pure v2.
 pub(crate) fn is_unified() -> bool {
@@ -118,6 +133,16 @@ mod tests {
         );
         assert_eq!(mounts.len(), 3);
         assert_eq!(unified, Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn a_host_without_control_groups_says_what_is_missing() {
+        let nothing = parse_layout("sysfs /sys sysfs rw 0 0\n", |_| String::new());
+        assert_eq!(missing(&nothing), ["cpu", "memory", "pids"]);
+        let unified = parse_layout("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n", |_| {
+            "cpu memory pids".to_string()
+        });
+        assert!(missing(&unified).is_empty());
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub use error::ContainerError;
 pub use exec::{
     ExecHandle, ExecOutput, ExecSpec, ExecStatus, Reader, Terminal, TerminalSize, Writer,
 };
+pub use hierarchy::missing_controllers;
 pub use runtime::{ContainerExit, Runtime, RuntimeConfig, Started};
 pub use sandbox::{PodSandbox, SandboxSpec};
 pub use shim::shim_main;
