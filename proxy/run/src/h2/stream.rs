@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 
@@ -21,6 +21,11 @@ use crate::h1::BodyError;
 
 /// Informational responses before the real one; more are an attack.
 const MAX_INFORMATIONAL: u32 = 16;
+
+/// A piece smaller than this is joined to the one before it, which takes so much: a peer may send its whole window in
+/// frames of one byte, and each piece has a cost of its own.
+const SMALL_BYTES: usize = 256;
+const JOINED_BYTES: usize = 16 * 1024;
 
 /// What ended a stream before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +145,18 @@ impl Stream {
 
     pub(super) fn queue(&mut self, data: Bytes) {
         self.queued += data.len();
+        if data.len() < SMALL_BYTES
+            && let Some(last) = self.queue.back_mut()
+            && last.len() < JOINED_BYTES
+        {
+            let mut joined = match std::mem::take(last).try_into_mut() {
+                Ok(alone) => alone,
+                Err(shared) => BytesMut::from(&*shared),
+            };
+            joined.extend_from_slice(&data);
+            *last = joined.freeze();
+            return;
+        }
         self.queue.push_back(data);
     }
 
@@ -425,5 +442,30 @@ impl Handle {
             }
         }
         connection.touched();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_in_frames_of_one_byte_is_few_pieces() {
+        let window = || Window::new(65_535);
+        let mut stream = Stream::new(window(), window(), Method::POST, true);
+        let sent: Vec<u8> = (0..=u8::MAX).cycle().take(60_000).collect();
+        for byte in &sent {
+            stream.queue(Bytes::copy_from_slice(&[*byte]));
+        }
+        assert_eq!(stream.queued_bytes(), sent.len());
+        assert_eq!(stream.queue.len(), sent.len().div_ceil(JOINED_BYTES));
+        assert_eq!(
+            stream.queue.iter().flatten().copied().collect::<Vec<u8>>(),
+            sent
+        );
+        // Large ones stay as they are.
+        stream.queue(Bytes::from(vec![0; SMALL_BYTES]));
+        stream.queue(Bytes::from(vec![0; SMALL_BYTES]));
+        assert_eq!(stream.queue.len(), sent.len().div_ceil(JOINED_BYTES) + 2);
     }
 }
