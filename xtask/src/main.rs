@@ -95,7 +95,9 @@ fn main() -> Result<ExitCode> {
 }
 
 fn tidy() -> Result<ExitCode> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+    // As it runs, not as it was built: a target directory may have served another checkout.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").context("run it by `cargo run`")?;
+    let root = Path::new(&manifest)
         .parent()
         .context("the workspace's folder")?;
     let mut findings = Vec::new();

@@ -6,9 +6,7 @@ use crate::case::{Case, Observation, Stand};
 use crate::client::Request;
 use crate::client::http2::{Connection, send_http1};
 use crate::place::Place;
-use crate::shape::{
-    Resources, any_host, cluster, http, http2, inspecting, merged, one_route, tcp, to, typed,
-};
+use crate::shape::{Resources, any_host, cluster, http, http2, inspecting, merged, tcp, to, typed};
 use crate::tls;
 
 const GROUP: &str = "tls";
@@ -46,17 +44,20 @@ fn managed(
         GROUP,
         format!("begun: {name}"),
         1,
-        move |place| {
-            one_route(
+        move |place| Resources {
+            listeners: vec![http(
                 place,
+                any_host(json!([to(place, "a", json!({}))])),
+                vec![],
                 manager.clone(),
-                cluster(
-                    place,
-                    "a",
-                    &place.hosts,
-                    merged(upstream(&authority(), settings.clone()), extra.clone()),
-                ),
-            )
+            )],
+            clusters: vec![cluster(
+                place,
+                "a",
+                &place.hosts,
+                merged(upstream(&authority(), settings.clone()), extra.clone()),
+            )],
+            ..Resources::default()
         },
         vec![
             Request::get("/"),
