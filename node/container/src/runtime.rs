@@ -144,13 +144,19 @@ impl Runtime {
         }
         let shim = read_json::<ProcessIdentity>(&directory.join(SHIM_FILE))?;
         let pidfd = shim.and_then(|s| s.open());
-        self.watch(spec, ShimProcess::Adopted(pidfd));
+        let sender = self.expect_exit(id);
+        self.watch(spec, ShimProcess::Adopted(pidfd), sender);
         Ok(())
     }
 
-    fn watch(&self, spec: ContainerSpec, shim: ShimProcess) {
+    /// From now on its end can be waited for.
+    fn expect_exit(&self, id: &str) -> watch::Sender<Option<Exit>> {
         let (sender, receiver) = watch::channel(None);
-        self.known().insert(spec.id.clone(), receiver);
+        self.known().insert(id.to_string(), receiver);
+        sender
+    }
+
+    fn watch(&self, spec: ContainerSpec, shim: ShimProcess, sender: watch::Sender<Option<Exit>>) {
         let directory = self.directory(&spec.id);
         let exits = self.inner.exits.clone();
         tokio::spawn(async move {
@@ -221,6 +227,8 @@ impl Runtime {
         let log =
             fs::File::create(&log_path).map_err(|e| ContainerError::io("create", &log_path, e))?;
         let path = directory.display().to_string();
+        // The shim writes that it runs before we hear of it: whoever reads that may wait for its end, or kill it.
+        let sender = self.expect_exit(&spec.id);
         let child = self
             .shim_command(
                 &["run", &path, &self.inner.config.cgroup_root],
@@ -234,7 +242,7 @@ impl Runtime {
         let reply = tokio::time::timeout(START_TIMEOUT, control.receive::<ShimReply>()).await;
         match reply {
             Ok(Ok(Some((ShimReply::Started(state), _)))) => {
-                self.watch(spec.clone(), shim);
+                self.watch(spec.clone(), shim, sender);
                 Ok(Started {
                     pid: state.init.pid,
                     started_at: state.started_at,
